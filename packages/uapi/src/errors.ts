@@ -80,7 +80,10 @@ export class VfioError extends Error {
 /** Whether `error` is a {@link VfioError} of any loaded copy of this package, with `code` where one is given. */
 export function isVfioError(error: unknown, code?: VfioErrorCode): error is VfioError {
   return (
-    typeof error === 'object' && error !== null && BRAND in error && (code === undefined || (error as VfioError).code === code)
+    typeof error === 'object' &&
+    error !== null &&
+    BRAND in error &&
+    (code === undefined || (error as { code?: unknown }).code === code)
   );
 }
 
@@ -106,7 +109,11 @@ const CODE_OF_ERRNO: Partial<Record<ErrnoName, VfioErrorCode>> = {
 };
 
 /** A {@link VfioError} with the errno that the kernel gives, and the code that goes with it. */
-export function errnoError(errno: ErrnoName, message: string, options: Omit<VfioErrorOptions, 'errno'> = {}): VfioError {
+export function errnoError(
+  errno: ErrnoName,
+  message: string,
+  options: Omit<VfioErrorOptions, 'errno'> = {},
+): VfioError {
   return new VfioError(CODE_OF_ERRNO[errno] ?? 'ERR_VFIO_INVALID_ARGUMENT', message, { ...options, errno });
 }
 

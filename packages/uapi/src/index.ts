@@ -1,2 +1,6 @@
 export * from './errno.js';
 export * from './errors.js';
+export * from './pci-ids.js';
+export * from './pci-regs.js';
+export * from './vfio.js';
+export * from './vfio-user.js';
