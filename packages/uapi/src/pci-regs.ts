@@ -2,4 +2,6 @@
 export * from './pci-regs/caps.js';
 export * from './pci-regs/express.js';
 export * from './pci-regs/ext-caps.js';
+export * from './pci-regs/fields.js';
 export * from './pci-regs/header.js';
+export * from './pci-regs/ide.js';

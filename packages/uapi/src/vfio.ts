@@ -144,6 +144,17 @@ export const VFIO_PCI_ERR_IRQ_INDEX = 3;
 export const VFIO_PCI_REQ_IRQ_INDEX = 4;
 export const VFIO_PCI_NUM_IRQS = 5;
 
+/* Region and interrupt indexes of vfio-ccw and vfio-ap devices */
+export const VFIO_CCW_CONFIG_REGION_INDEX = 0;
+export const VFIO_CCW_NUM_REGIONS = 1;
+export const VFIO_CCW_IO_IRQ_INDEX = 0;
+export const VFIO_CCW_CRW_IRQ_INDEX = 1;
+export const VFIO_CCW_REQ_IRQ_INDEX = 2;
+export const VFIO_CCW_NUM_IRQS = 3;
+export const VFIO_AP_REQ_IRQ_INDEX = 0;
+export const VFIO_AP_CFG_CHG_IRQ_INDEX = 1;
+export const VFIO_AP_NUM_IRQS = 2;
+
 /* VFIO_DEVICE_GET_PCI_HOT_RESET_INFO; `devid` values of a device opened through its own node */
 export const VFIO_PCI_HOT_RESET_FLAG_DEV_ID = 0x1;
 export const VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED = 0x2;

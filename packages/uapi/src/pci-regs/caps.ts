@@ -5,6 +5,8 @@
 
 /* Capability list */
 export const PCI_CAP_LIST_ID = 0;
+export const PCI_CAP_ID_MASK = 0x00ff;
+export const PCI_CAP_LIST_NEXT_MASK = 0xff00;
 export const PCI_CAP_ID_PM = 0x01;
 export const PCI_CAP_ID_AGP = 0x02;
 export const PCI_CAP_ID_VPD = 0x03;
@@ -133,6 +135,7 @@ export const PCI_MSIX_ENTRY_UPPER_ADDR = 0x4;
 export const PCI_MSIX_ENTRY_DATA = 0x8;
 export const PCI_MSIX_ENTRY_VECTOR_CTRL = 0xc;
 export const PCI_MSIX_ENTRY_CTRL_MASKBIT = 0x00000001;
+export const PCI_MSIX_ENTRY_CTRL_ST = 0xffff0000;
 
 /* CompactPCI hot swap */
 export const PCI_CHSWP_CSR = 2;

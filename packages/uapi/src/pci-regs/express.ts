@@ -18,6 +18,7 @@ export const PCI_EXP_TYPE_RC_END = 0x9;
 export const PCI_EXP_TYPE_RC_EC = 0xa;
 export const PCI_EXP_FLAGS_SLOT = 0x0100;
 export const PCI_EXP_FLAGS_IRQ = 0x3e00;
+export const PCI_EXP_FLAGS_FLIT = 0x8000;
 
 /* Device */
 export const PCI_EXP_DEVCAP = 0x04;
@@ -33,6 +34,7 @@ export const PCI_EXP_DEVCAP_RBER = 0x00008000;
 export const PCI_EXP_DEVCAP_PWR_VAL = 0x03fc0000;
 export const PCI_EXP_DEVCAP_PWR_SCL = 0x0c000000;
 export const PCI_EXP_DEVCAP_FLR = 0x10000000;
+export const PCI_EXP_DEVCAP_TEE = 0x40000000;
 export const PCI_EXP_DEVCTL = 0x08;
 export const PCI_EXP_DEVCTL_CERE = 0x0001;
 export const PCI_EXP_DEVCTL_NFERE = 0x0002;
@@ -176,9 +178,12 @@ export const PCI_EXP_RTCTL_SENFEE = 0x0002;
 export const PCI_EXP_RTCTL_SEFEE = 0x0004;
 export const PCI_EXP_RTCTL_PMEIE = 0x0008;
 export const PCI_EXP_RTCTL_CRSSVE = 0x0010;
+export const PCI_EXP_RTCTL_RRS_SVE = 0x0010;
 export const PCI_EXP_RTCAP = 0x1e;
 export const PCI_EXP_RTCAP_CRSVIS = 0x0001;
+export const PCI_EXP_RTCAP_RRS_SV = 0x0001;
 export const PCI_EXP_RTSTA = 0x20;
+export const PCI_EXP_RTSTA_PME_RQ_ID = 0x0000ffff;
 export const PCI_EXP_RTSTA_PME = 0x00010000;
 export const PCI_EXP_RTSTA_PENDING = 0x00020000;
 
@@ -191,10 +196,15 @@ export const PCI_EXP_DEVCAP2_ATOMIC_COMP32 = 0x00000080;
 export const PCI_EXP_DEVCAP2_ATOMIC_COMP64 = 0x00000100;
 export const PCI_EXP_DEVCAP2_ATOMIC_COMP128 = 0x00000200;
 export const PCI_EXP_DEVCAP2_LTR = 0x00000800;
+export const PCI_EXP_DEVCAP2_TPH_COMP_MASK = 0x00003000;
+export const PCI_EXP_DEVCAP2_TPH_COMP_NONE = 0x0;
+export const PCI_EXP_DEVCAP2_TPH_COMP_TPH_ONLY = 0x1;
+export const PCI_EXP_DEVCAP2_TPH_COMP_EXT_TPH = 0x3;
 export const PCI_EXP_DEVCAP2_OBFF_MASK = 0x000c0000;
 export const PCI_EXP_DEVCAP2_OBFF_MSG = 0x00040000;
 export const PCI_EXP_DEVCAP2_OBFF_WAKE = 0x00080000;
 export const PCI_EXP_DEVCAP2_EE_PREFIX = 0x00200000;
+export const PCI_EXP_DEVCAP2_EE_PREFIX_MAX = 0x00c00000;
 export const PCI_EXP_DEVCTL2 = 0x28;
 export const PCI_EXP_DEVCTL2_COMP_TIMEOUT = 0x000f;
 export const PCI_EXP_DEVCTL2_COMP_TMOUT_DIS = 0x0010;
@@ -212,6 +222,7 @@ export const PCI_CAP_EXP_RC_ENDPOINT_SIZEOF_V2 = 0x2c;
 
 /* Link 2 */
 export const PCI_EXP_LNKCAP2 = 0x2c;
+export const PCI_EXP_LNKCAP2_SLS = 0x000000fe;
 export const PCI_EXP_LNKCAP2_SLS_2_5GB = 0x00000002;
 export const PCI_EXP_LNKCAP2_SLS_5_0GB = 0x00000004;
 export const PCI_EXP_LNKCAP2_SLS_8_0GB = 0x00000008;
@@ -231,6 +242,7 @@ export const PCI_EXP_LNKCTL2_ENTER_COMP = 0x0010;
 export const PCI_EXP_LNKCTL2_TX_MARGIN = 0x0380;
 export const PCI_EXP_LNKCTL2_HASD = 0x0020;
 export const PCI_EXP_LNKSTA2 = 0x32;
+export const PCI_EXP_LNKSTA2_FLIT = 0x0400;
 export const PCI_CAP_EXP_ENDPOINT_SIZEOF_V2 = 0x34;
 
 /* Slot 2 */

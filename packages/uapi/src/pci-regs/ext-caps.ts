@@ -69,6 +69,12 @@ export const PCI_ERR_UNC_INTN = 0x00400000;
 export const PCI_ERR_UNC_MCBTLP = 0x00800000;
 export const PCI_ERR_UNC_ATOMEG = 0x01000000;
 export const PCI_ERR_UNC_TLPPRE = 0x02000000;
+export const PCI_ERR_UNC_POISON_BLK = 0x04000000;
+export const PCI_ERR_UNC_DMWR_BLK = 0x08000000;
+export const PCI_ERR_UNC_IDE_CHECK = 0x10000000;
+export const PCI_ERR_UNC_MISR_IDE = 0x20000000;
+export const PCI_ERR_UNC_PCRC_CHECK = 0x40000000;
+export const PCI_ERR_UNC_XLAT_BLK = 0x80000000;
 export const PCI_ERR_UNCOR_MASK = 0x08;
 export const PCI_ERR_UNCOR_SEVER = 0x0c;
 export const PCI_ERR_COR_STATUS = 0x10;
@@ -86,6 +92,10 @@ export const PCI_ERR_CAP_ECRC_GENC = 0x00000020;
 export const PCI_ERR_CAP_ECRC_GENE = 0x00000040;
 export const PCI_ERR_CAP_ECRC_CHKC = 0x00000080;
 export const PCI_ERR_CAP_ECRC_CHKE = 0x00000100;
+export const PCI_ERR_CAP_PREFIX_LOG_PRESENT = 0x00000800;
+export const PCI_ERR_CAP_COMP_TIME_LOG = 0x00001000;
+export const PCI_ERR_CAP_TLP_LOG_FLIT = 0x00040000;
+export const PCI_ERR_CAP_TLP_LOG_SIZE = 0x00f80000;
 export const PCI_ERR_HEADER_LOG = 0x1c;
 export const PCI_ERR_ROOT_COMMAND = 0x2c;
 export const PCI_ERR_ROOT_CMD_COR_EN = 0x00000001;
@@ -101,6 +111,7 @@ export const PCI_ERR_ROOT_NONFATAL_RCV = 0x00000020;
 export const PCI_ERR_ROOT_FATAL_RCV = 0x00000040;
 export const PCI_ERR_ROOT_AER_IRQ = 0xf8000000;
 export const PCI_ERR_ROOT_ERR_SRC = 0x34;
+export const PCI_ERR_PREFIX_LOG = 0x38;
 
 /* Virtual Channel */
 export const PCI_VC_PORT_CAP1 = 0x04;
@@ -183,6 +194,7 @@ export const PCI_EXT_CAP_PRI_SIZEOF = 16;
 export const PCI_PASID_CAP = 0x04;
 export const PCI_PASID_CAP_EXEC = 0x02;
 export const PCI_PASID_CAP_PRIV = 0x04;
+export const PCI_PASID_CAP_WIDTH = 0x1f00;
 export const PCI_PASID_CTRL = 0x06;
 export const PCI_PASID_CTRL_ENABLE = 0x01;
 export const PCI_PASID_CTRL_EXEC = 0x02;
@@ -224,6 +236,8 @@ export const PCI_LTR_MAX_NOSNOOP_LAT = 0x6;
 export const PCI_LTR_VALUE_MASK = 0x000003ff;
 export const PCI_LTR_SCALE_MASK = 0x00001c00;
 export const PCI_LTR_SCALE_SHIFT = 10;
+export const PCI_LTR_NOSNOOP_VALUE = 0x03ff0000;
+export const PCI_LTR_NOSNOOP_SCALE = 0x1c000000;
 export const PCI_EXT_CAP_LTR_SIZEOF = 8;
 
 /* Access Control Services */
@@ -245,7 +259,7 @@ export const PCI_VSEC_HDR_LEN_SHIFT = 20;
 
 /* Resizable BAR */
 export const PCI_REBAR_CAP = 4;
-export const PCI_REBAR_CAP_SIZES = 0x00fffff0;
+export const PCI_REBAR_CAP_SIZES = 0xfffffff0;
 export const PCI_REBAR_CTRL = 8;
 export const PCI_REBAR_CTRL_BAR_IDX = 0x00000007;
 export const PCI_REBAR_CTRL_NBAR_MASK = 0x000000e0;
@@ -260,6 +274,10 @@ export const PCI_DPA_BASE_SIZEOF = 16;
 
 /* TPH Requester */
 export const PCI_TPH_CAP = 4;
+export const PCI_TPH_CAP_ST_NS = 0x00000001;
+export const PCI_TPH_CAP_ST_IV = 0x00000002;
+export const PCI_TPH_CAP_ST_DS = 0x00000004;
+export const PCI_TPH_CAP_EXT_TPH = 0x00000100;
 export const PCI_TPH_CAP_LOC_MASK = 0x600;
 export const PCI_TPH_LOC_NONE = 0x000;
 export const PCI_TPH_LOC_CAP = 0x200;
@@ -267,6 +285,15 @@ export const PCI_TPH_LOC_MSIX = 0x400;
 export const PCI_TPH_CAP_ST_MASK = 0x07ff0000;
 export const PCI_TPH_CAP_ST_SHIFT = 16;
 export const PCI_TPH_BASE_SIZEOF = 0xc;
+export const PCI_TPH_CTRL = 8;
+export const PCI_TPH_CTRL_MODE_SEL_MASK = 0x00000007;
+export const PCI_TPH_ST_NS_MODE = 0x0;
+export const PCI_TPH_ST_IV_MODE = 0x1;
+export const PCI_TPH_ST_DS_MODE = 0x2;
+export const PCI_TPH_CTRL_REQ_EN_MASK = 0x00000300;
+export const PCI_TPH_REQ_DISABLE = 0x0;
+export const PCI_TPH_REQ_TPH_ONLY = 0x1;
+export const PCI_TPH_REQ_EXT_TPH = 0x3;
 
 /* Downstream Port Containment */
 export const PCI_EXP_DPC_CAP = 0x04;
@@ -276,6 +303,7 @@ export const PCI_EXP_DPC_CAP_POISONED_TLP = 0x0040;
 export const PCI_EXP_DPC_CAP_SW_TRIGGER = 0x0080;
 export const PCI_EXP_DPC_RP_PIO_LOG_SIZE = 0x0f00;
 export const PCI_EXP_DPC_CAP_DL_ACTIVE = 0x1000;
+export const PCI_EXP_DPC_RP_PIO_LOG_SIZE4 = 0x2000;
 export const PCI_EXP_DPC_CTL = 0x06;
 export const PCI_EXP_DPC_CTL_EN_FATAL = 0x0001;
 export const PCI_EXP_DPC_CTL_EN_NONFATAL = 0x0002;
@@ -283,9 +311,15 @@ export const PCI_EXP_DPC_CTL_INT_EN = 0x0008;
 export const PCI_EXP_DPC_STATUS = 0x08;
 export const PCI_EXP_DPC_STATUS_TRIGGER = 0x0001;
 export const PCI_EXP_DPC_STATUS_TRIGGER_RSN = 0x0006;
+export const PCI_EXP_DPC_STATUS_TRIGGER_RSN_UNCOR = 0x0000;
+export const PCI_EXP_DPC_STATUS_TRIGGER_RSN_NFE = 0x0002;
+export const PCI_EXP_DPC_STATUS_TRIGGER_RSN_FE = 0x0004;
+export const PCI_EXP_DPC_STATUS_TRIGGER_RSN_IN_EXT = 0x0006;
 export const PCI_EXP_DPC_STATUS_INTERRUPT = 0x0008;
 export const PCI_EXP_DPC_RP_BUSY = 0x0010;
 export const PCI_EXP_DPC_STATUS_TRIGGER_RSN_EXT = 0x0060;
+export const PCI_EXP_DPC_STATUS_TRIGGER_RSN_RP_PIO = 0x0000;
+export const PCI_EXP_DPC_STATUS_TRIGGER_RSN_SW_TRIGGER = 0x0020;
 export const PCI_EXP_DPC_RP_PIO_FEP = 0x1f00;
 export const PCI_EXP_DPC_SOURCE_ID = 0x0a;
 export const PCI_EXP_DPC_RP_PIO_STATUS = 0x0c;
@@ -300,6 +334,7 @@ export const PCI_EXP_DPC_RP_PIO_TLPPREFIX_LOG = 0x34;
 /* Precision Time Measurement */
 export const PCI_PTM_CAP = 0x04;
 export const PCI_PTM_CAP_REQ = 0x00000001;
+export const PCI_PTM_CAP_RES = 0x00000002;
 export const PCI_PTM_CAP_ROOT = 0x00000004;
 export const PCI_PTM_GRANULARITY_MASK = 0x0000ff00;
 export const PCI_PTM_CTRL = 0x08;
@@ -327,20 +362,67 @@ export const PCI_L1SS_CTL1_CM_RESTORE_TIME = 0x0000ff00;
 export const PCI_L1SS_CTL1_LTR_L12_TH_VALUE = 0x03ff0000;
 export const PCI_L1SS_CTL1_LTR_L12_TH_SCALE = 0xe0000000;
 export const PCI_L1SS_CTL2 = 0x0c;
+export const PCI_L1SS_CTL2_T_PWR_ON_SCALE = 0x00000003;
+export const PCI_L1SS_CTL2_T_PWR_ON_VALUE = 0x000000f8;
 
 /* Designated Vendor-Specific */
 export const PCI_DVSEC_HEADER1 = 0x4;
 export const PCI_DVSEC_HEADER2 = 0x8;
+export const PCI_DVSEC_CXL_PORT = 3;
+export const PCI_DVSEC_CXL_PORT_CTL = 0x0c;
+export const PCI_DVSEC_CXL_PORT_CTL_UNMASK_SBR = 0x00000001;
+
+/* VF Resizable BAR (the layout of Resizable BAR) */
+export const PCI_VF_REBAR_CAP = PCI_REBAR_CAP;
+export const PCI_VF_REBAR_CAP_SIZES = PCI_REBAR_CAP_SIZES;
+export const PCI_VF_REBAR_CTRL = PCI_REBAR_CTRL;
+export const PCI_VF_REBAR_CTRL_BAR_IDX = PCI_REBAR_CTRL_BAR_IDX;
+export const PCI_VF_REBAR_CTRL_NBAR_MASK = PCI_REBAR_CTRL_NBAR_MASK;
+export const PCI_VF_REBAR_CTRL_BAR_SIZE = PCI_REBAR_CTRL_BAR_SIZE;
 
 /* Data Link Feature */
 export const PCI_DLF_CAP = 0x04;
 export const PCI_DLF_EXCHANGE_ENABLE = 0x80000000;
+
+/* Secondary PCI Express */
+export const PCI_SECPCI_LE_CTRL = 0x0c;
 
 /* Physical Layer 16.0 GT/s */
 export const PCI_PL_16GT_LE_CTRL = 0x20;
 export const PCI_PL_16GT_LE_CTRL_DSP_TX_PRESET_MASK = 0x0000000f;
 export const PCI_PL_16GT_LE_CTRL_USP_TX_PRESET_MASK = 0x000000f0;
 export const PCI_PL_16GT_LE_CTRL_USP_TX_PRESET_SHIFT = 4;
+
+/* Physical Layer 32.0 and 64.0 GT/s */
+export const PCI_PL_32GT_LE_CTRL = 0x20;
+export const PCI_PL_64GT_LE_CTRL = 0x20;
+
+/* Native PCIe Enclosure Management */
+export const PCI_NPEM_CAP = 0x04;
+export const PCI_NPEM_CAP_CAPABLE = 0x00000001;
+export const PCI_NPEM_CTRL = 0x08;
+export const PCI_NPEM_CTRL_ENABLE = 0x00000001;
+export const PCI_NPEM_CMD_RESET = 0x00000002;
+export const PCI_NPEM_IND_OK = 0x00000004;
+export const PCI_NPEM_IND_LOCATE = 0x00000008;
+export const PCI_NPEM_IND_FAIL = 0x00000010;
+export const PCI_NPEM_IND_REBUILD = 0x00000020;
+export const PCI_NPEM_IND_PFA = 0x00000040;
+export const PCI_NPEM_IND_HOTSPARE = 0x00000080;
+export const PCI_NPEM_IND_ICA = 0x00000100;
+export const PCI_NPEM_IND_IFA = 0x00000200;
+export const PCI_NPEM_IND_IDT = 0x00000400;
+export const PCI_NPEM_IND_DISABLED = 0x00000800;
+export const PCI_NPEM_IND_SPEC_0 = 0x01000000;
+export const PCI_NPEM_IND_SPEC_1 = 0x02000000;
+export const PCI_NPEM_IND_SPEC_2 = 0x04000000;
+export const PCI_NPEM_IND_SPEC_3 = 0x08000000;
+export const PCI_NPEM_IND_SPEC_4 = 0x10000000;
+export const PCI_NPEM_IND_SPEC_5 = 0x20000000;
+export const PCI_NPEM_IND_SPEC_6 = 0x40000000;
+export const PCI_NPEM_IND_SPEC_7 = 0x80000000;
+export const PCI_NPEM_STATUS = 0x0c;
+export const PCI_NPEM_STATUS_CC = 0x00000001;
 
 /* Data Object Exchange */
 export const PCI_DOE_CAP = 0x04;
@@ -357,10 +439,19 @@ export const PCI_DOE_STATUS_ERROR = 0x00000004;
 export const PCI_DOE_STATUS_DATA_OBJECT_READY = 0x80000000;
 export const PCI_DOE_WRITE = 0x10;
 export const PCI_DOE_READ = 0x14;
+export const PCI_DOE_CAP_SIZEOF = 0x18;
 export const PCI_DOE_DATA_OBJECT_HEADER_1_VID = 0x0000ffff;
 export const PCI_DOE_DATA_OBJECT_HEADER_1_TYPE = 0x00ff0000;
 export const PCI_DOE_DATA_OBJECT_HEADER_2_LENGTH = 0x0003ffff;
 export const PCI_DOE_DATA_OBJECT_DISC_REQ_3_INDEX = 0x000000ff;
+export const PCI_DOE_DATA_OBJECT_DISC_REQ_3_VER = 0x0000ff00;
 export const PCI_DOE_DATA_OBJECT_DISC_RSP_3_VID = 0x0000ffff;
+export const PCI_DOE_DATA_OBJECT_DISC_RSP_3_TYPE = 0x00ff0000;
 export const PCI_DOE_DATA_OBJECT_DISC_RSP_3_PROTOCOL = 0x00ff0000;
 export const PCI_DOE_DATA_OBJECT_DISC_RSP_3_NEXT_INDEX = 0xff000000;
+
+/* Device 3 */
+export const PCI_DEV3_CAP = 0x04;
+export const PCI_DEV3_CTRL = 0x08;
+export const PCI_DEV3_STA = 0x0c;
+export const PCI_DEV3_STA_SEGMENT = 0x8;
