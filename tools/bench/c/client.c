@@ -1,0 +1,251 @@
+/*
+ * The benchmark client: takes any vfio-user socket and prints one JSON object for one measurement.
+ *
+ *   client SOCKET rtt    REGION OFFSET BYTES COUNT          one access in flight: reads, then writes
+ *   client SOCKET pipe   REGION OFFSET BYTES COUNT WINDOW   reads with WINDOW in flight
+ *   client SOCKET posted REGION OFFSET BYTES COUNT          writes without a reply, then one read that waits for all
+ *   client SOCKET paced  REGION OFFSET BYTES COUNT HERTZ    one read every 1/HERTZ seconds
+ *   client SOCKET load   REGION OFFSET BYTES MILLISECONDS   reads as fast as they go, for a time
+ *   client SOCKET attach COUNT                              connect, VERSION, info calls, close
+ *
+ * Times are microseconds from before the send to after the whole reply.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { VERSION = 1, GET_INFO = 4, GET_REGION_INFO = 5, GET_IRQ_INFO = 7, READ = 9, WRITE = 10 };
+enum { NO_REPLY = 0x10, ERROR = 0x20 };
+
+struct header {
+  uint16_t id, command;
+  uint32_t size, flags, error;
+};
+struct access {
+  struct header header;
+  uint64_t offset;
+  uint32_t region, count;
+  uint8_t data[1 << 20];
+};
+
+static struct access request, reply;
+static int fd;
+static uint16_t next_id;
+
+static void die(const char *what) {
+  fprintf(stderr, "client: %s: %s\n", what, strerror(errno));
+  exit(1);
+}
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
+}
+
+static void attach(const char *path) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  if (strlen(path) >= sizeof address.sun_path) die("socket path");
+  strcpy(address.sun_path, path);
+  fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (connect(fd, (struct sockaddr *)&address, sizeof address)) die(path);
+}
+
+static void put(const void *bytes, size_t size) {
+  const uint8_t *at = bytes;
+  while (size > 0) {
+    ssize_t n = send(fd, at, size, MSG_NOSIGNAL);
+    if (n < 0) die("send");
+    at += n;
+    size -= n;
+  }
+}
+
+static void get(void *bytes, size_t size) {
+  uint8_t *at = bytes;
+  while (size > 0) {
+    ssize_t n = recv(fd, at, size, 0);
+    if (n <= 0) die(n ? "recv" : "server closed the connection");
+    at += n;
+    size -= n;
+  }
+}
+
+static void finish(void) {
+  get(&reply.header, sizeof reply.header);
+  if (reply.header.size < sizeof reply.header || reply.header.size > sizeof reply) die("reply size");
+  get((uint8_t *)&reply + sizeof reply.header, reply.header.size - sizeof reply.header);
+  if (reply.header.flags & ERROR) {
+    errno = reply.header.error;
+    die("error reply");
+  }
+}
+
+/* The usual reply comes whole in one recv; finish() takes what does not. */
+static void finish_fast(size_t expected) {
+  ssize_t n = recv(fd, &reply, expected, 0);
+  if (n <= 0) die(n ? "recv" : "server closed the connection");
+  if ((size_t)n < sizeof reply.header) get((uint8_t *)&reply + n, sizeof reply.header - n), n = sizeof reply.header;
+  if (reply.header.flags & ERROR) {
+    errno = reply.header.error;
+    die("error reply");
+  }
+  if (reply.header.size > sizeof reply) die("reply size");
+  if ((size_t)n < reply.header.size) get((uint8_t *)&reply + n, reply.header.size - n);
+}
+
+static void call(uint16_t command, const void *payload, size_t size) {
+  uint8_t message[4096];
+  struct header header = {next_id++, command, sizeof header + size, 0, 0};
+  memcpy(message, &header, sizeof header);
+  memcpy(message + sizeof header, payload, size);
+  put(message, header.size);
+  finish();
+}
+
+static void negotiate(void) {
+  static const char version[] =
+      "\0\0\0\0{\"capabilities\":{\"max_msg_fds\":16,\"max_data_xfer_size\":1048576,\"pgsizes\":4096,\"max_dma_maps\":65535}}";
+  call(VERSION, version, sizeof version);
+}
+
+static void describe(void) {
+  uint32_t info[4] = {16};
+  call(GET_INFO, info, sizeof info);
+  for (uint32_t index = 0; index < 9; index++) {
+    uint32_t region[8] = {32, 0, index};
+    call(GET_REGION_INFO, region, sizeof region);
+  }
+  for (uint32_t index = 0; index < 5; index++) {
+    uint32_t irq[4] = {16, 0, index};
+    call(GET_IRQ_INFO, irq, sizeof irq);
+  }
+}
+
+static int ascending(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static void report(const char *name, double *times, size_t count, double elapsed) {
+  qsort(times, count, sizeof *times, ascending);
+  printf("\"%s\":{\"count\":%zu,\"perSecond\":%.0f,\"p50\":%.3f,\"p90\":%.3f,\"p99\":%.3f,\"max\":%.3f}", name, count,
+         count / elapsed * 1e6, times[count / 2], times[count * 9 / 10], times[count * 99 / 100], times[count - 1]);
+}
+
+static void prepare(uint16_t command, uint32_t flags, const char **argv) {
+  request.header = (struct header){0, command, 0, flags, 0};
+  request.region = strtoul(argv[0], NULL, 0);
+  request.offset = strtoull(argv[1], NULL, 0);
+  request.count = strtoul(argv[2], NULL, 0);
+  if (request.count > sizeof request.data) die("bytes");
+  request.header.size = 32 + (command == WRITE ? request.count : 0);
+}
+
+static double one(size_t expected) {
+  double start = now();
+  request.header.id = next_id++;
+  put(&request, request.header.size);
+  finish_fast(expected);
+  return now() - start;
+}
+
+int main(int argc, const char **argv) {
+  if (argc < 4) return fprintf(stderr, "usage: client SOCKET MODE ...; see the source\n"), 2;
+  const char *mode = argv[2];
+  double begin;
+  if (!strcmp(mode, "attach")) {
+    size_t count = strtoul(argv[3], NULL, 0);
+    double *times = calloc(count, sizeof *times);
+    begin = now();
+    for (size_t i = 0; i < count; i++) {
+      double start = now();
+      attach(argv[1]);
+      negotiate();
+      describe();
+      times[i] = now() - start;
+      close(fd);
+    }
+    printf("{");
+    report("attach", times, count, now() - begin);
+    return puts("}"), 0;
+  }
+  if (argc < 7) return fprintf(stderr, "usage: client SOCKET MODE REGION OFFSET BYTES COUNT\n"), 2;
+  attach(argv[1]);
+  negotiate();
+  size_t count = strtoul(argv[6], NULL, 0), warm = count / 5 + 1;
+  double *times = calloc(count, sizeof *times);
+  printf("{");
+  if (!strcmp(mode, "rtt")) {
+    prepare(READ, 0, argv + 3);
+    for (size_t i = 0; i < warm; i++) one(32 + request.count);
+    begin = now();
+    for (size_t i = 0; i < count; i++) times[i] = one(32 + request.count);
+    report("read", times, count, now() - begin);
+    printf(",");
+    memcpy(request.data, reply.data, request.count);
+    prepare(WRITE, 0, argv + 3);
+    for (size_t i = 0; i < warm; i++) one(32);
+    begin = now();
+    for (size_t i = 0; i < count; i++) times[i] = one(32);
+    report("write", times, count, now() - begin);
+  } else if (!strcmp(mode, "pipe")) {
+    size_t window = argc > 7 ? strtoul(argv[7], NULL, 0) : 16, sent = 0;
+    double *starts = calloc(count, sizeof *starts);
+    prepare(READ, 0, argv + 3);
+    for (size_t i = 0; i < warm; i++) one(32 + request.count);
+    begin = now();
+    for (size_t done = 0; done < count; done++) {
+      for (; sent < count && sent < done + window; sent++) {
+        starts[sent] = now();
+        request.header.id = next_id++;
+        put(&request, request.header.size);
+      }
+      finish_fast(32 + request.count);
+      times[done] = now() - starts[done];
+    }
+    report("pipelined", times, count, now() - begin);
+  } else if (!strcmp(mode, "posted")) {
+    double start = now();
+    prepare(WRITE, NO_REPLY, argv + 3);
+    for (size_t i = 0; i < count; i++) {
+      double t = now();
+      request.header.id = next_id++;
+      put(&request, request.header.size);
+      times[i] = now() - t;
+    }
+    prepare(READ, 0, argv + 3);
+    one(32 + request.count);
+    report("posted", times, count, now() - start);
+  } else if (!strcmp(mode, "paced")) {
+    double period = 1e6 / (argc > 7 ? strtod(argv[7], NULL) : 1000), next;
+    prepare(READ, 0, argv + 3);
+    for (size_t i = 0; i < 2; i++) one(32 + request.count);
+    next = begin = now();
+    for (size_t i = 0; i < count; i++) {
+      double wait = (next += period) - now();
+      if (wait > 0) {
+        struct timespec t = {wait / 1e6, (long)(wait * 1e3) % 1000000000};
+        nanosleep(&t, NULL);
+      }
+      times[i] = one(32 + request.count);
+    }
+    report("paced", times, count, now() - begin);
+  } else if (!strcmp(mode, "load")) {
+    double until = now() + count * 1e3, sum = 0;
+    size_t done = 0;
+    prepare(READ, 0, argv + 3);
+    begin = now();
+    while (now() < until) sum += one(32 + request.count), done++;
+    printf("\"load\":{\"count\":%zu,\"perSecond\":%.0f,\"mean\":%.3f}", done, done / (now() - begin) * 1e6, sum / done);
+  } else {
+    return fprintf(stderr, "client: no mode %s\n", mode), 2;
+  }
+  return puts("}"), 0;
+}
