@@ -1,1 +1,11 @@
-export {};
+export { isNativeAvailable, type NativeBinding, nativeBinding } from './binding.js';
+export * from './bitmap.js';
+export * from './eventfd.js';
+export * from './fd.js';
+export * from './ioctl.js';
+export * from './loop.js';
+export * from './mapping.js';
+export * from './memfd.js';
+export * from './register-access.js';
+export * from './socket.js';
+export { syscallError } from './syscall-error.js';
