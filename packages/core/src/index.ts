@@ -1,1 +1,2 @@
-export {};
+export * from './device/index.js';
+export * from './pci/index.js';

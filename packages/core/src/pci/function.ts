@@ -1,5 +1,5 @@
-import type { RawFunctionBase } from './raw-function.js';
 import type { VfioFunctionBase } from '../device/vfio-base.js';
+import type { RawFunctionBase } from './raw-function.js';
 
 /**
  * A typed fact about a function that only its host can know: the memory of an IGD OpRegion, the zPCI attributes.
