@@ -1,3 +1,4 @@
+export * from './config/index.js';
 export * from './dma-space.js';
 export * from './features.js';
 export * from './info.js';
