@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 
 /** Where the recordings are: the folder that `VFIO_VECTORS` names, by default the one of this repository. */
 export function vectorsFolder(): string {
-  const named = process.env['VFIO_VECTORS'];
+  const { VFIO_VECTORS: named } = process.env;
   return named === undefined || named === '' ? fileURLToPath(new URL('../vectors', import.meta.url)) : named;
 }
 
@@ -54,70 +54,83 @@ export interface ConfigSpaceRecording {
   readonly ops: readonly RecordedOp[];
 }
 
-type Json = Record<string, unknown>;
-
-function unhex(text: unknown): Uint8Array {
-  return Uint8Array.from(Buffer.from(String(text), 'hex'));
+/** The files' own layout: numbers of sysfs as hex text, bytes as hex, ops as rows. */
+interface RecordingFile {
+  readonly address: string;
+  readonly vendor: string;
+  readonly device: string;
+  readonly subsystemVendor: string;
+  readonly subsystemDevice: string;
+  readonly class: string;
+  readonly resources: readonly (readonly [string, string, string])[];
+  readonly regions: readonly { readonly index: number; readonly size?: number }[];
+  readonly irqs: readonly { readonly index: number; readonly count?: number }[];
+  readonly hardwareMask: string;
+  readonly openHardware: string;
+  readonly openView: string;
+  readonly endHardware: string;
+  readonly endView: string;
+  readonly ops: readonly OpRow[];
 }
 
-function number(value: unknown): number {
-  return Number(value);
+type OpRow =
+  | readonly ['w', offset: number, data: string, rc: number, readback: string, readbackRc: number, hardware: string]
+  | readonly ['r', offset: number, length: number, data: string, rc: number, hardware: string];
+
+function unhex(text: string): Uint8Array {
+  return Uint8Array.from(Buffer.from(text, 'hex'));
 }
 
-function op(row: unknown[]): RecordedOp {
+function op(row: OpRow): RecordedOp {
   if (row[0] === 'w') {
+    const [, offset, data, rc, readback, readbackRc, hardware] = row;
     return {
       kind: 'write',
-      offset: number(row[1]),
-      written: unhex(row[2]),
-      rc: number(row[3]),
-      data: unhex(row[4]),
-      dataRc: number(row[5]),
-      hardware: unhex(row[6]),
+      offset,
+      written: unhex(data),
+      rc,
+      data: unhex(readback),
+      dataRc: readbackRc,
+      hardware: unhex(hardware),
     };
   }
-  if (row[0] !== 'r') throw new Error(`an op that is neither read nor write: ${JSON.stringify(row)}`);
+  const [kind, offset, length, data, rc, hardware] = row;
+  if (kind !== 'r' || length !== data.length / 2) throw new Error(`not an op: ${JSON.stringify(row)}`);
   return {
     kind: 'read',
-    offset: number(row[1]),
+    offset,
     written: undefined,
-    rc: number(row[4]),
-    data: unhex(row[3]),
-    dataRc: number(row[4]),
-    hardware: unhex(row[5]),
+    rc,
+    data: unhex(data),
+    dataRc: rc,
+    hardware: unhex(hardware),
   };
-}
-
-function byIndex(rows: unknown, key: string): Map<number, number> {
-  const map = new Map<number, number>();
-  for (const row of rows as Json[]) if (row[key] !== undefined) map.set(number(row['index']), number(row[key]));
-  return map;
 }
 
 /** Reads one recording. */
 export function parseRecording(name: string, text: string): ConfigSpaceRecording {
-  const json = JSON.parse(text) as Json;
+  const file = JSON.parse(text) as RecordingFile;
   return {
     name,
-    address: String(json['address']),
-    vendor: number(json['vendor']),
-    device: number(json['device']),
-    subsystemVendor: number(json['subsystemVendor']),
-    subsystemDevice: number(json['subsystemDevice']),
-    class: number(json['class']),
-    resources: (json['resources'] as unknown[][]).slice(0, 7).map(([start, end, flags]) => ({
-      start: number(start),
-      end: number(end),
-      flags: number(flags),
+    address: file.address,
+    vendor: Number(file.vendor),
+    device: Number(file.device),
+    subsystemVendor: Number(file.subsystemVendor),
+    subsystemDevice: Number(file.subsystemDevice),
+    class: Number(file.class),
+    resources: file.resources.slice(0, 7).map(([start, end, flags]) => ({
+      start: Number(start),
+      end: Number(end),
+      flags: Number(flags),
     })),
-    regionSizes: byIndex(json['regions'], 'size'),
-    irqCounts: byIndex(json['irqs'], 'count'),
-    hardwareMask: unhex(json['hardwareMask']),
-    openHardware: unhex(json['openHardware']),
-    openView: unhex(json['openView']),
-    endHardware: unhex(json['endHardware']),
-    endView: unhex(json['endView']),
-    ops: (json['ops'] as unknown[][]).map(op),
+    regionSizes: new Map(file.regions.flatMap(({ index, size }) => (size === undefined ? [] : [[index, size]]))),
+    irqCounts: new Map(file.irqs.flatMap(({ index, count }) => (count === undefined ? [] : [[index, count]]))),
+    hardwareMask: unhex(file.hardwareMask),
+    openHardware: unhex(file.openHardware),
+    openView: unhex(file.openView),
+    endHardware: unhex(file.endHardware),
+    endView: unhex(file.endView),
+    ops: file.ops.map(op),
   };
 }
 
