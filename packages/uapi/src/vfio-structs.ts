@@ -57,20 +57,18 @@ export interface VfioIommuType1DirtyBitmapGet extends StructOf<typeof vfioIommuT
 export const vfioIovaRange = struct('vfio_iova_range', { start: u64, end: u64 });
 export interface VfioIovaRange extends StructOf<typeof vfioIovaRange> {}
 
-/* --- capabilities of the info calls --- */
+/* --- capabilities of the info calls: the header, and for each capability the body that follows the header --- */
 
 export const vfioInfoCapHeader = struct('vfio_info_cap_header', { id: u16, version: u16, next: u32 });
 export interface VfioInfoCapHeader extends StructOf<typeof vfioInfoCapHeader> {}
 
 export const vfioIommuType1InfoCapIovaRange = struct('vfio_iommu_type1_info_cap_iova_range', {
-  ...vfioInfoCapHeader.layout,
   nrIovas: u32,
   reserved: reserved(4, 4),
 });
 export interface VfioIommuType1InfoCapIovaRange extends StructOf<typeof vfioIommuType1InfoCapIovaRange> {}
 
 export const vfioIommuType1InfoCapMigration = struct('vfio_iommu_type1_info_cap_migration', {
-  ...vfioInfoCapHeader.layout,
   flags: u32,
   pad: reserved(4, 4),
   pgsizeBitmap: u64,
@@ -79,7 +77,6 @@ export const vfioIommuType1InfoCapMigration = struct('vfio_iommu_type1_info_cap_
 export interface VfioIommuType1InfoCapMigration extends StructOf<typeof vfioIommuType1InfoCapMigration> {}
 
 export const vfioIommuType1InfoDmaAvail = struct('vfio_iommu_type1_info_dma_avail', {
-  ...vfioInfoCapHeader.layout,
   avail: u32,
 });
 export interface VfioIommuType1InfoDmaAvail extends StructOf<typeof vfioIommuType1InfoDmaAvail> {}
@@ -88,34 +85,29 @@ export const vfioRegionSparseMmapArea = struct('vfio_region_sparse_mmap_area', {
 export interface VfioRegionSparseMmapArea extends StructOf<typeof vfioRegionSparseMmapArea> {}
 
 export const vfioRegionInfoCapSparseMmap = struct('vfio_region_info_cap_sparse_mmap', {
-  ...vfioInfoCapHeader.layout,
   nrAreas: u32,
   reserved: reserved(4, 4),
 });
 export interface VfioRegionInfoCapSparseMmap extends StructOf<typeof vfioRegionInfoCapSparseMmap> {}
 
 export const vfioRegionInfoCapType = struct('vfio_region_info_cap_type', {
-  ...vfioInfoCapHeader.layout,
   type: u32,
   subtype: u32,
 });
 export interface VfioRegionInfoCapType extends StructOf<typeof vfioRegionInfoCapType> {}
 
 export const vfioRegionInfoCapNvlink2Ssatgt = struct('vfio_region_info_cap_nvlink2_ssatgt', {
-  ...vfioInfoCapHeader.layout,
   tgt: u64,
 });
 export interface VfioRegionInfoCapNvlink2Ssatgt extends StructOf<typeof vfioRegionInfoCapNvlink2Ssatgt> {}
 
 export const vfioRegionInfoCapNvlink2Lnkspd = struct('vfio_region_info_cap_nvlink2_lnkspd', {
-  ...vfioInfoCapHeader.layout,
   linkSpeed: u32,
   pad: reserved(4, 4),
 });
 export interface VfioRegionInfoCapNvlink2Lnkspd extends StructOf<typeof vfioRegionInfoCapNvlink2Lnkspd> {}
 
 export const vfioDeviceInfoCapPciAtomicComp = struct('vfio_device_info_cap_pci_atomic_comp', {
-  ...vfioInfoCapHeader.layout,
   flags: u32,
   reserved: reserved(4, 4),
 });
@@ -123,7 +115,6 @@ export interface VfioDeviceInfoCapPciAtomicComp extends StructOf<typeof vfioDevi
 
 /** Version 1 ends before `fh`, version 2 before `ccdfErrLength`; the size is the same. */
 export const vfioDeviceInfoCapZpciBase = struct('vfio_device_info_cap_zpci_base', {
-  ...vfioInfoCapHeader.layout,
   startDma: u64,
   endDma: u64,
   pchid: u16,
@@ -138,7 +129,6 @@ export interface VfioDeviceInfoCapZpciBase extends StructOf<typeof vfioDeviceInf
 
 /** Version 1 ends before `imaxstbl`. */
 export const vfioDeviceInfoCapZpciGroup = struct('vfio_device_info_cap_zpci_group', {
-  ...vfioInfoCapHeader.layout,
   dasm: u64,
   msiAddr: u64,
   flags: u64,
@@ -153,13 +143,11 @@ export const vfioDeviceInfoCapZpciGroup = struct('vfio_device_info_cap_zpci_grou
 export interface VfioDeviceInfoCapZpciGroup extends StructOf<typeof vfioDeviceInfoCapZpciGroup> {}
 
 export const vfioDeviceInfoCapZpciUtil = struct('vfio_device_info_cap_zpci_util', {
-  ...vfioInfoCapHeader.layout,
   size: u32,
 });
 export interface VfioDeviceInfoCapZpciUtil extends StructOf<typeof vfioDeviceInfoCapZpciUtil> {}
 
 export const vfioDeviceInfoCapZpciPfip = struct('vfio_device_info_cap_zpci_pfip', {
-  ...vfioInfoCapHeader.layout,
   size: u32,
 });
 export interface VfioDeviceInfoCapZpciPfip extends StructOf<typeof vfioDeviceInfoCapZpciPfip> {}
@@ -286,7 +274,7 @@ export const vfioDeviceFeatureDmaLoggingReport = struct('vfio_device_feature_dma
 });
 export interface VfioDeviceFeatureDmaLoggingReport extends StructOf<typeof vfioDeviceFeatureDmaLoggingReport> {}
 
-export const vfioDeviceFeatureMigDataSize = struct('vfio_device_feature_mig_data_size', { stopCopyLength: u64n });
+export const vfioDeviceFeatureMigDataSize = struct('vfio_device_feature_mig_data_size', { stopCopyLength: u64 });
 export interface VfioDeviceFeatureMigDataSize extends StructOf<typeof vfioDeviceFeatureMigDataSize> {}
 
 export const vfioDeviceFeatureBusMaster = struct('vfio_device_feature_bus_master', { op: u32 });
@@ -312,7 +300,7 @@ export interface VfioDeviceFeatureZpciErr extends StructOf<typeof vfioDeviceFeat
 export const vfioPrecopyInfo = struct('vfio_precopy_info', {
   argsz: u32,
   flags: u32,
-  initialBytes: u64n,
-  dirtyBytes: u64n,
+  initialBytes: u64,
+  dirtyBytes: u64,
 });
 export interface VfioPrecopyInfo extends StructOf<typeof vfioPrecopyInfo> {}
