@@ -57,9 +57,11 @@ export function checkLoggingRangeCount(count: number, hostPageSize: number): voi
  * The ranges of a START, one after the other: aligned to the page size, no wrap-around, no overlap with an earlier one. The
  * page size itself is for the device to judge. A range of no length is refused: the kernel would take it for one that ends
  * before it starts.
+ * @param ranges Taken one at a time, as the kernel fetches them: a wrong one is found before a later one faults.
  * @throws VfioError EINVAL, EOVERFLOW.
  */
-export function checkLoggingRanges(ranges: readonly IovaRange[], pageSize: bigint): void {
+export function checkLoggingRanges(ranges: Iterable<IovaRange>, pageSize: bigint): IovaRange[] {
+  const checked: IovaRange[] = [];
   const mask = (pageSize - 1n) & U64_MAX;
   // Sorted starts with their last addresses, so that a long list is not compared pair by pair.
   const taken: { start: bigint; last: bigint }[] = [];
@@ -85,7 +87,9 @@ export function checkLoggingRanges(ranges: readonly IovaRange[], pageSize: bigin
       throw errnoError('EINVAL', `${range}: it overlaps another one`, { op: START });
     }
     taken.splice(low, 0, { start: iova, last });
+    checked.push({ iova, length });
   }
+  return checked;
 }
 
 /**

@@ -2,6 +2,7 @@ export * from './cap-chain.js';
 export * from './device-caps.js';
 export * from './dma-logging.js';
 export * from './errno.js';
+export * from './errno-table.js';
 export * from './errors.js';
 export * from './info.js';
 export * from './ioctl.js';

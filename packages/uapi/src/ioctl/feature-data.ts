@@ -5,6 +5,7 @@ import {
   checkLoggingReport,
   type DmaLoggingReport,
   type DmaLoggingStart,
+  type IovaRange,
 } from '../dma-logging.js';
 import { errnoError, hex } from '../errors.js';
 import { readArray, type StructOf, viewOf, writeArray } from '../struct.js';
@@ -233,6 +234,18 @@ const LOW_POWER_WITH_WAKEUP = setOnly<{ wakeupEventfd: number }>(
   (value, littleEndian) => vfioDeviceLowPowerEntryWithWakeup.encode(value, littleEndian),
 );
 
+function* fetchRanges(
+  { ranges, numRanges }: StructOf<typeof vfioDeviceFeatureDmaLoggingControl>,
+  memory: UserMemory,
+  littleEndian: boolean,
+): Generator<IovaRange> {
+  const layout = vfioDeviceFeatureDmaLoggingRange;
+  for (let index = 0; index < numRanges; index++) {
+    const raw = memory.read(ranges + BigInt(index * layout.size), layout.size);
+    yield layout.read(viewOf(raw), 0, littleEndian);
+  }
+}
+
 const LOGGING_START: FeatureCodec = {
   supported: SET,
   size: vfioDeviceFeatureDmaLoggingControl.size,
@@ -240,10 +253,7 @@ const LOGGING_START: FeatureCodec = {
     const layout = vfioDeviceFeatureDmaLoggingControl;
     const control = layout.read(viewOf(fromUserBytes(data, layout.size)), 0, littleEndian);
     checkLoggingRangeCount(control.numRanges, hostPageSize);
-    const rangeSize = vfioDeviceFeatureDmaLoggingRange.size;
-    const raw = memory.read(control.ranges, control.numRanges * rangeSize);
-    const ranges = readArray(vfioDeviceFeatureDmaLoggingRange, viewOf(raw), 0, control.numRanges, littleEndian);
-    checkLoggingRanges(ranges, control.pageSize);
+    const ranges = checkLoggingRanges(fetchRanges(control, memory, littleEndian), control.pageSize);
     const value: DmaLoggingStart = { pageSize: control.pageSize, ranges };
     return {
       value,
