@@ -490,7 +490,10 @@ export class PciBus {
   }
 
   async #addFunction(fn: PciFunction): Promise<void> {
-    const slot = this.#core.adopt(fn);
-    await this.#core.exclusive(slot, 'probe', () => this.#core.attachSlot(slot));
+    const core = this.#core;
+    const slot = core.adopt(fn);
+    // Where nobody wants it the function is free at once, and who added it can bind it without waiting.
+    if (!core.canProbe(slot) || ![...core.drivers.values()].some((driver) => core.match(driver, slot))) return;
+    await core.exclusive(slot, 'probe', () => core.attachSlot(slot));
   }
 }
