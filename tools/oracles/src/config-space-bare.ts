@@ -20,7 +20,7 @@ export function bareTarget(recording: ConfigSpaceRecording): ReplayTarget {
     device: recording.device,
     isVf: false,
     noCommandMemory: false,
-    intxUsable: true,
+    intxUsable: raw.interrupts.intxLine !== undefined,
     nointx: false,
     virqDisabled: false,
     maskIntx: () => setDisIntx(true),

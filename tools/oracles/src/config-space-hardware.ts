@@ -1,5 +1,5 @@
 import type { AccessWidth, PciResource, RawConfigSpace, RawFunctionBase, RegisterSpace } from '@vfio/core';
-import { errnoError } from '@vfio/uapi';
+import { errnoError, VFIO_PCI_INTX_IRQ_INDEX } from '@vfio/uapi';
 import type { ConfigSpaceRecording, RecordedResource } from './config-space-recording.js';
 
 const IORESOURCE_IO = 0x100;
@@ -93,7 +93,8 @@ export function hardwareOf(recording: ConfigSpaceRecording): RecordedHardware {
     },
     vga: undefined,
     interrupts: {
-      intxLine: 11,
+      // A pin that the kernel did not show had no line.
+      intxLine: recording.irqCounts.get(VFIO_PCI_INTX_IRQ_INDEX) === 0 ? undefined : 11,
       requestIntx() {},
       freeIntx() {},
       setIntxLineEnabled() {},

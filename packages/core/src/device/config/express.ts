@@ -1,5 +1,6 @@
 import {
   PCI_CAP_ID_EXP,
+  PCI_CFG_SPACE_SIZE,
   PCI_EXP_DEVCAP,
   PCI_EXP_DEVCAP_FLR,
   PCI_EXP_DEVCTL,
@@ -24,7 +25,7 @@ function followReadRequest(state: ConfigState, start: number, before: number): v
   if (after === before) return;
   // The host's view of the capability, which is aligned, where a hostile list's may not be.
   const position = findCapability(state.hw, PCI_CAP_ID_EXP);
-  if (position === 0) return;
+  if (position === 0 || position + PCI_EXP_DEVCTL >= PCI_CFG_SPACE_SIZE) return;
   const hardware = state.hw.read(position + PCI_EXP_DEVCTL, 2);
   const payload = 128 << ((hardware & PCI_EXP_DEVCTL_PAYLOAD) >> 5);
   const request = Math.max(128 << (after >> 12), payload);

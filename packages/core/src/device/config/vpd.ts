@@ -1,4 +1,11 @@
-import { PCI_CAP_ID_VPD, PCI_VPD_ADDR, PCI_VPD_ADDR_F, PCI_VPD_ADDR_MASK, PCI_VPD_DATA } from '@vfio/uapi';
+import {
+  PCI_CAP_ID_VPD,
+  PCI_CFG_SPACE_SIZE,
+  PCI_VPD_ADDR,
+  PCI_VPD_ADDR_F,
+  PCI_VPD_ADDR_MASK,
+  PCI_VPD_DATA,
+} from '@vfio/uapi';
 import { type CapAccess, readByTable, writeByTable } from './access.js';
 import { findCapability } from './lookup.js';
 import { VPD_TABLE } from './permissions.js';
@@ -77,7 +84,7 @@ function* measure(state: ConfigState, position: number): Steps<number | undefine
 function* transfer(state: ConfigState, start: number): Steps<boolean> {
   // The host's view of the capability, which is aligned, where a hostile list's may not be.
   const position = findCapability(state.hw, PCI_CAP_ID_VPD);
-  if (position === 0) return false;
+  if (position === 0 || position + PCI_VPD_DATA >= PCI_CFG_SPACE_SIZE) return false;
   state.vpdLength ??= yield* measure(state, position);
   const length = state.vpdLength;
   if (length === undefined || length === 0) return false;
