@@ -97,6 +97,7 @@ export interface NativeBinding {
   eventfd(initial: number, flags: number): number;
   eventfdWrite(fd: number, value: number): number;
   eventfdRead(fd: number): number;
+  adoptEventFd(fd: number): number;
 
   // sockets
   socketpair(out: Int32Array): number;

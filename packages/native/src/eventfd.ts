@@ -20,6 +20,14 @@ export function eventfdWrite(fd: number, value = 1): void {
   checked('write', nativeBinding().eventfdWrite(fd, value), `eventfd ${fd}`);
 }
 
+/**
+ * Checks that a descriptor from a peer is an eventfd and makes it non-blocking, so that signalling it cannot stop the thread.
+ * The descriptor stays the caller's. @throws ERR_VFIO_SYSCALL (EINVAL: not an eventfd, as the kernel says; EBADF)
+ */
+export function adoptEventFd(fd: number): void {
+  checked('eventfd', nativeBinding().adoptEventFd(fd), `descriptor ${fd}`);
+}
+
 /** {@link eventfdWrite} that answers 0 or a negative errno instead of throwing: for the interrupt path. */
 export function tryEventfdWrite(fd: number): number {
   return nativeBinding().eventfdWrite(fd, 1);

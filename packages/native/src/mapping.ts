@@ -1,6 +1,7 @@
 import { constants } from 'node:buffer';
 import { errnoError, hex } from '@vfio/uapi';
 import { type NativeMappingHandle, nativeBinding } from './binding.js';
+import { statFd } from './fd.js';
 import { checked, syscallError } from './syscall-error.js';
 
 /** Protection bits of {@link mmap}. */
@@ -25,20 +26,20 @@ export const MADV_DONTDUMP = 16;
  * zero, and {@link poisonedPages} says so.
  */
 export class Mapping {
-  /** Bytes mapped; unchanged by {@link unmap}. */
+  /** Bytes that were asked for; unchanged by {@link unmap}. */
   readonly length: number;
-  /** The mapped bytes; `byteLength` is 0 after {@link unmap}. */
+  /** Everything that is mapped; `byteLength` is 0 after {@link unmap}. */
   readonly buffer: ArrayBuffer;
-  /** A view over all of {@link buffer}. */
+  /** The bytes that were asked for: all of {@link buffer}, or a part where {@link mapFile} had to round. */
   readonly bytes: Uint8Array;
   /** For `MessageLoop.watchMapping`. */
   readonly handle: NativeMappingHandle;
 
-  constructor(handle: NativeMappingHandle) {
+  constructor(handle: NativeMappingHandle, start = 0, length: number = handle.buffer.byteLength - start) {
     this.handle = handle;
     this.buffer = handle.buffer;
-    this.length = this.buffer.byteLength;
-    this.bytes = new Uint8Array(this.buffer);
+    this.length = length;
+    this.bytes = new Uint8Array(this.buffer, start, length);
   }
 
   /** Whether {@link unmap} has not been called. */
@@ -105,6 +106,41 @@ export function mmap(
     throw syscallError('mmap', handle, `descriptor ${fd}, offset ${hex(offset)}, length ${hex(length)}`);
   return new Mapping(handle);
 }
+
+/**
+ * Maps part of a file or memfd that another party gave us: {@link mmap} with what a stranger's descriptor needs. The range must
+ * lie in the file as it is now; on hugetlbfs it is rounded to its larger pages, and {@link Mapping.bytes} shows the part asked for.
+ * The file can still be cut later: see {@link Mapping}.
+ *
+ * @param offset bytes, a multiple of {@link pageSize}
+ * @throws ERR_VFIO_INVALID_ARGUMENT (EINVAL) where the range is empty, not aligned, beyond the end of the file, or the descriptor
+ *   is no regular file; otherwise as {@link mmap}
+ */
+export function mapFile(
+  fd: number,
+  offset: number | bigint,
+  length: number,
+  prot: number = PROT_READ | PROT_WRITE,
+): Mapping {
+  const start = BigInt(offset);
+  const file = statFd(fd);
+  const refuse = (why: string) =>
+    errnoError('EINVAL', `mapping of ${hex(length)} bytes at ${hex(offset)} of descriptor ${fd}: ${why}`, {
+      op: 'mmap',
+    });
+  if ((file.mode & S_IFMT) !== S_IFREG) throw refuse('it is not a file or memfd');
+  if (!Number.isSafeInteger(length) || length <= 0 || start < 0n)
+    throw refuse('a length above 0 and no negative offset are allowed');
+  if (start % BigInt(pageSize()) !== 0n) throw refuse(`offsets are multiples of ${hex(pageSize())}`);
+  if (start + BigInt(length) > file.size) throw refuse(`the file has ${hex(file.size)} bytes`);
+  const skip = file.isHugetlb ? Number(start % BigInt(file.blockSize)) : 0;
+  if (skip === 0) return mmap(fd, offset, length, prot);
+  const whole = mmap(fd, start - BigInt(skip), skip + length, prot);
+  return new Mapping(whole.handle, skip, length);
+}
+
+const S_IFMT = 0o170000;
+const S_IFREG = 0o100000;
 
 /** Mappings of this package that exist in the process, those of all threads: for leak checks. */
 export function mappingCount(): number {

@@ -1,0 +1,939 @@
+#include "event-loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace vfio {
+
+namespace {
+
+// An id is the source's index and a generation, so that an id kept too long does not reach the next source.
+constexpr uint32_t kIndexBits = 16;
+constexpr uint32_t kIndexMask = (1u << kIndexBits) - 1;
+constexpr uint32_t kGenerationMask = 0x7fff;
+
+// Messages of one socket before another that is ready has its turn.
+constexpr int kQuantum = 32;
+// Bytes of one read, so that a flood touches little memory; a larger message is read in one go all the same.
+constexpr size_t kBatch = 64 * 1024;
+// Periods below dense_us after which a burst waits for more.
+constexpr int kDenseStreak = 3;
+constexpr int kEventsAtOnce = 64;
+
+int64_t NowUs() {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<int64_t>(now.tv_sec) * 1000000 + now.tv_nsec / 1000;
+}
+
+struct timespec FromUs(uint64_t us) {
+  struct timespec result;
+  result.tv_sec = static_cast<time_t>(us / 1000000);
+  result.tv_nsec = static_cast<long>(us % 1000000 * 1000);
+  return result;
+}
+
+struct itimerspec TimerSpec(uint64_t delay_us, uint64_t interval_us) {
+  struct itimerspec result;
+  result.it_value = FromUs(delay_us);
+  result.it_interval = FromUs(interval_us);
+  return result;
+}
+
+}  // namespace
+
+void FdBag::CloseAll() {
+  for (int i = 0; i < count; i++) close(fds[i]);
+  count = 0;
+  lost = false;
+}
+
+void FdBag::Append(FdBag* other) {
+  if (other->lost || lost || count + other->count > kMaxFds) {
+    // A message that lost one descriptor is not to be trusted with the others: which is which is unknown.
+    CloseAll();
+    other->CloseAll();
+    lost = true;
+    return;
+  }
+  std::memcpy(fds + count, other->fds, static_cast<size_t>(other->count) * sizeof(int));
+  count += other->count;
+  other->count = 0;
+}
+
+EventLoop* EventLoop::Create(const LoopOptions& options, int* error) {
+  EventLoop* loop = new (std::nothrow) EventLoop(options);
+  *error = loop == nullptr ? -ENOMEM : loop->Init();
+  if (*error < 0) {
+    delete loop;
+    return nullptr;
+  }
+  return loop;
+}
+
+int EventLoop::Init() {
+  state_memory_ = Memory::Anonymous(kSlotCount * sizeof(int32_t));
+  fds_memory_ = Memory::Anonymous(kMaxFds * sizeof(int32_t));
+  reply_fds_memory_ = Memory::Anonymous(kMaxFds * sizeof(int32_t));
+  tx_memory_ = Memory::Anonymous(options_.max_message);
+  if (state_memory_ == nullptr || fds_memory_ == nullptr || reply_fds_memory_ == nullptr || tx_memory_ == nullptr) {
+    return -ENOMEM;
+  }
+  state()[kSlotReplySocket] = -1;
+  fault_generation_ = FaultGeneration();
+  epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
+  if (epoll_fd_ < 0) return -errno;
+  wake_.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (wake_.fd < 0) return -errno;
+  poison_.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (poison_.fd < 0) return -errno;
+  burst_timer_.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+  if (burst_timer_.fd < 0) return -errno;
+  for (Source* source : {&wake_, &poison_, &burst_timer_}) {
+    const int result = Watch(source, EPOLLIN | EPOLLET);
+    if (result < 0) return result;
+  }
+  return 0;
+}
+
+EventLoop::~EventLoop() {
+  Close([](Memory* rx) { rx->Release(); });
+  for (Memory* memory : {state_memory_, fds_memory_, reply_fds_memory_, tx_memory_}) {
+    if (memory != nullptr) memory->Release();
+  }
+}
+
+void EventLoop::CloseOwn() {
+  if (epoll_fd_ < 0) return;
+  CloseLeftovers();
+  while (!watched_.empty()) UnwatchMapping(watched_.back());
+  for (Source* source : {&wake_, &poison_, &burst_timer_}) {
+    if (source->linked) Unlink(source);
+    if (source->fd >= 0) close(source->fd);
+    source->fd = -1;
+  }
+  close(epoll_fd_);
+  epoll_fd_ = -1;
+  dense_ = false;
+}
+
+// Sources.
+
+Source* EventLoop::Find(int32_t id) const {
+  if (id < 0) return nullptr;
+  const uint32_t index = static_cast<uint32_t>(id) & kIndexMask;
+  if (index >= sources_.size() || sources_[index] == nullptr || sources_[index]->id != id) return nullptr;
+  return sources_[index];
+}
+
+Socket* EventLoop::FindSocket(int32_t id) const {
+  Source* source = Find(id);
+  return source != nullptr && source->kind == SourceKind::kSocket ? static_cast<Socket*>(source) : nullptr;
+}
+
+int EventLoop::Watch(Source* source, uint32_t events) {
+  struct epoll_event event;
+  event.events = events;
+  event.data.ptr = source;
+  return epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, source->fd, &event) < 0 ? -errno : 0;
+}
+
+// Gives the source an id and puts it into the set. On failure the caller still owns it.
+int EventLoop::Add(Source* source, uint32_t events) {
+  if (closed()) return -EBADF;
+  if (free_.empty() && sources_.size() > kIndexMask) return -ENOSPC;
+  const int result = Watch(source, events | EPOLLET);
+  if (result < 0) return result;
+  uint32_t index;
+  if (free_.empty()) {
+    index = static_cast<uint32_t>(sources_.size());
+    sources_.push_back(nullptr);
+    generations_.push_back(0);
+  } else {
+    index = free_.back();
+    free_.pop_back();
+  }
+  generations_[index] = (generations_[index] + 1) & kGenerationMask;
+  source->id = static_cast<int32_t>(generations_[index] << kIndexBits | index);
+  source->quantum = kQuantum;
+  sources_[index] = source;
+  return source->id;
+}
+
+int EventLoop::AddSocket(int fd, size_t max_message, int max_fds, size_t max_queued) {
+  Socket* socket = new (std::nothrow) Socket();
+  if (socket == nullptr) return -ENOMEM;
+  socket->kind = SourceKind::kSocket;
+  socket->fd = fd;
+  socket->max_message = max_message;
+  socket->max_fds = max_fds;
+  socket->max_queued = max_queued;
+  // One message of the largest size, and room behind an incomplete one to read a batch.
+  socket->capacity = max_message + kBatch;
+  socket->rx = Memory::Anonymous(socket->capacity);
+  const int result = socket->rx == nullptr ? -ENOMEM : Add(socket, EPOLLIN | EPOLLRDHUP);
+  if (result < 0) {
+    if (socket->rx != nullptr) socket->rx->Release();
+    delete socket;
+  }
+  return result;
+}
+
+int EventLoop::AddListener(int fd) {
+  Source* source = new (std::nothrow) Source{SourceKind::kListener};
+  if (source == nullptr) return -ENOMEM;
+  source->fd = fd;
+  const int result = Add(source, EPOLLIN);
+  if (result < 0) delete source;
+  return result;
+}
+
+int EventLoop::AddEventFd(int fd) {
+  Source* source = new (std::nothrow) Source{SourceKind::kEventFd};
+  if (source == nullptr) return -ENOMEM;
+  source->fd = fd;
+  const int result = Add(source, EPOLLIN);
+  if (result < 0) delete source;
+  return result;
+}
+
+int EventLoop::AddTimer() {
+  const int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+  if (fd < 0) return -errno;
+  Source* source = new (std::nothrow) Source{SourceKind::kTimer};
+  int result = -ENOMEM;
+  if (source != nullptr) {
+    source->fd = fd;
+    result = Add(source, EPOLLIN);
+  }
+  if (result < 0) {
+    close(fd);
+    delete source;
+  }
+  return result;
+}
+
+int EventLoop::SetTimer(int32_t id, uint64_t delay_us, uint64_t interval_us) {
+  Source* source = Find(id);
+  if (source == nullptr || source->kind != SourceKind::kTimer) return -ENOENT;
+  const struct itimerspec spec = TimerSpec(delay_us, interval_us);
+  // Also forgets an expiry that was not read, and with it an event that is still to be delivered.
+  source->readable = false;
+  return timerfd_settime(source->fd, 0, &spec, nullptr) < 0 ? -errno : 0;
+}
+
+int EventLoop::Fd(int32_t id) const {
+  const Source* source = Find(id);
+  return source == nullptr ? -ENOENT : source->fd;
+}
+
+Memory* EventLoop::Buffer(int32_t id) const {
+  const Socket* socket = FindSocket(id);
+  return socket == nullptr ? nullptr : socket->rx;
+}
+
+int EventLoop::Remove(int32_t id, bool close_fd, Memory** rx) {
+  Source* source = Find(id);
+  if (source == nullptr) return -ENOENT;
+  const uint32_t index = static_cast<uint32_t>(id) & kIndexMask;
+  sources_[index] = nullptr;
+  free_.push_back(index);
+  Unlink(source);
+  // Needed although the descriptor is closed next: the open file may live on in another process.
+  epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, source->fd, nullptr);
+  if (close_fd) close(source->fd);
+  if (source->kind != SourceKind::kSocket) {
+    delete source;
+    return 0;
+  }
+  Socket* socket = static_cast<Socket*>(source);
+  for (size_t i = watched_.size(); i-- > 0;) {
+    if (watched_[i]->watched_socket == id) UnwatchMapping(watched_[i]);
+  }
+  FreeQueue(socket);
+  socket->held.CloseAll();
+  socket->batch.CloseAll();
+  *rx = socket->rx;
+  delete socket;
+  return 0;
+}
+
+int EventLoop::Pause(int32_t id) {
+  Source* source = Find(id);
+  if (source == nullptr) return -ENOENT;
+  source->paused = true;
+  return 0;
+}
+
+int EventLoop::Resume(int32_t id) {
+  Source* source = Find(id);
+  if (source == nullptr) return -ENOENT;
+  source->paused = false;
+  // Edges that came meanwhile are noted in the source, bytes in its buffer: the list finds out.
+  Link(source);
+  return 0;
+}
+
+void EventLoop::Link(Source* source) {
+  if (source->linked) return;
+  source->linked = true;
+  source->next = nullptr;
+  source->previous = ready_tail_;
+  if (ready_tail_ != nullptr) {
+    ready_tail_->next = source;
+  } else {
+    ready_head_ = source;
+  }
+  ready_tail_ = source;
+}
+
+void EventLoop::Unlink(Source* source) {
+  if (!source->linked) return;
+  source->linked = false;
+  if (source->previous != nullptr) {
+    source->previous->next = source->next;
+  } else {
+    ready_head_ = source->next;
+  }
+  if (source->next != nullptr) {
+    source->next->previous = source->previous;
+  } else {
+    ready_tail_ = source->previous;
+  }
+  source->previous = nullptr;
+  source->next = nullptr;
+}
+
+// Lost memory.
+
+int EventLoop::WatchMapping(Memory* memory, int32_t socket) {
+  if (memory->watcher != nullptr) memory->watcher->UnwatchMapping(memory);
+  if (socket < 0) return 0;
+  if (FindSocket(socket) == nullptr) return -ENOENT;
+  if (memory->slot() == nullptr) return -EINVAL;
+  watched_.push_back(memory);
+  memory->watcher = this;
+  memory->watched_socket = socket;
+  memory->slot()->loop_notify.store(poison_.fd, std::memory_order_relaxed);
+  if (memory->lost() > 0) ScanMappings();
+  return 0;
+}
+
+void EventLoop::UnwatchMapping(Memory* memory) {
+  const auto found = std::find(watched_.begin(), watched_.end(), memory);
+  if (found == watched_.end()) return;
+  watched_.erase(found);
+  memory->watcher = nullptr;
+  memory->watched_socket = -1;
+  if (memory->slot() != nullptr) memory->slot()->loop_notify.store(-1, std::memory_order_relaxed);
+}
+
+void EventLoop::ScanMappings() {
+  fault_generation_ = FaultGeneration();
+  for (size_t i = watched_.size(); i-- > 0;) {
+    Memory* memory = watched_[i];
+    if (memory->lost() == 0) continue;
+    Socket* socket = FindSocket(memory->watched_socket);
+    UnwatchMapping(memory);
+    if (socket == nullptr || socket->silent) continue;
+    socket->poisoned = true;
+    Link(socket);
+  }
+}
+
+// Sending.
+
+int EventLoop::Send(int32_t id, const uint8_t* data, size_t length, const int32_t* fds, size_t fd_count) {
+  Socket* socket = FindSocket(id);
+  if (socket == nullptr) return -ENOENT;
+  if (length == 0 || fd_count > kMaxFds) return -EINVAL;
+  return SendTo(socket, data, length, fds, fd_count);
+}
+
+int EventLoop::SendTx(int32_t id, size_t length, const int32_t* fds, size_t fd_count) {
+  if (length > options_.max_message) return -EINVAL;
+  return Send(id, tx_memory_->data(), length, fds, fd_count);
+}
+
+namespace {
+
+// One send of `length` bytes, the descriptors with the first. Bytes sent, or -errno.
+ssize_t SendOnce(int fd, const uint8_t* data, size_t length, const int32_t* fds, size_t fd_count) {
+  ssize_t result;
+  if (fd_count == 0) {
+    do {
+      result = send(fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } while (result < 0 && errno == EINTR);
+    return result < 0 ? -errno : result;
+  }
+  alignas(struct cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
+  struct iovec part = {const_cast<uint8_t*>(data), length};
+  struct msghdr message = {};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = CMSG_SPACE(fd_count * sizeof(int));
+  std::memset(control, 0, message.msg_controllen);
+  struct cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(fd_count * sizeof(int));
+  std::memcpy(CMSG_DATA(header), fds, fd_count * sizeof(int));
+  do {
+    result = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  } while (result < 0 && errno == EINTR);
+  return result < 0 ? -errno : result;
+}
+
+}  // namespace
+
+int EventLoop::SendTo(Socket* socket, const uint8_t* data, size_t length, const int32_t* fds, size_t fd_count) {
+  if (socket->error != 0) return -socket->error;
+  // What waits goes first.
+  if (socket->queue_head != nullptr) return Enqueue(socket, data, length, fds, fd_count);
+  stats_.sends++;
+  const ssize_t sent = SendOnce(socket->fd, data, length, fds, fd_count);
+  if (sent == static_cast<ssize_t>(length)) return 0;
+  if (sent > 0) return Enqueue(socket, data + sent, length - static_cast<size_t>(sent), nullptr, 0);
+  if (sent == -EAGAIN) return Enqueue(socket, data, length, fds, fd_count);
+  // A bad descriptor to pass is the caller's mistake and nothing was sent; all else ends the connection.
+  if (sent != -EBADF && sent != -ETOOMANYREFS && sent != -EINVAL) Fail(socket, static_cast<int>(-sent));
+  return static_cast<int>(sent);
+}
+
+int EventLoop::Enqueue(Socket* socket, const uint8_t* data, size_t length, const int32_t* fds, size_t fd_count) {
+  if (length > socket->max_queued || socket->queued_bytes > socket->max_queued - length) {
+    Fail(socket, ENOBUFS);
+    return -ENOBUFS;
+  }
+  Chunk* chunk = new (std::nothrow) Chunk();
+  if (chunk != nullptr) chunk->data = static_cast<uint8_t*>(std::malloc(length));
+  if (chunk == nullptr || chunk->data == nullptr) {
+    delete chunk;
+    Fail(socket, ENOMEM);
+    return -ENOMEM;
+  }
+  for (size_t i = 0; i < fd_count; i++) {
+    // The caller may close its own as soon as we return.
+    const int copy = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+    if (copy < 0) {
+      const int error = errno;
+      chunk->fds.CloseAll();
+      std::free(chunk->data);
+      delete chunk;
+      if (error != EBADF) Fail(socket, error);
+      return -error;
+    }
+    chunk->fds.fds[chunk->fds.count++] = copy;
+  }
+  std::memcpy(chunk->data, data, length);
+  chunk->length = length;
+  if (socket->queue_tail != nullptr) {
+    socket->queue_tail->next = chunk;
+  } else {
+    socket->queue_head = chunk;
+  }
+  socket->queue_tail = chunk;
+  socket->queued_bytes += length;
+  stats_.queued++;
+  if (!socket->wants_out) {
+    struct epoll_event event;
+    event.events = EPOLLIN | EPOLLRDHUP | EPOLLOUT | EPOLLET;
+    event.data.ptr = socket;
+    // Cannot fail for a descriptor that is in the set.
+    epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, socket->fd, &event);
+    socket->wants_out = true;
+  }
+  return 1;
+}
+
+void EventLoop::FlushQueue(Socket* socket) {
+  while (socket->queue_head != nullptr && socket->error == 0) {
+    Chunk* chunk = socket->queue_head;
+    // Message by message: a reader that takes a header alone must find it whole.
+    stats_.sends++;
+    const ssize_t sent = SendOnce(socket->fd, chunk->data + chunk->sent, chunk->length - chunk->sent, chunk->fds.fds,
+                                  static_cast<size_t>(chunk->fds.count));
+    if (sent == -EAGAIN) return;
+    if (sent < 0) {
+      Fail(socket, static_cast<int>(-sent));
+      return;
+    }
+    chunk->fds.CloseAll();
+    chunk->sent += static_cast<size_t>(sent);
+    socket->queued_bytes -= static_cast<size_t>(sent);
+    if (chunk->sent < chunk->length) continue;
+    socket->queue_head = chunk->next;
+    if (chunk->next == nullptr) socket->queue_tail = nullptr;
+    std::free(chunk->data);
+    delete chunk;
+    // It may have been kept from receiving.
+    if (!Choked(socket)) Link(socket);
+  }
+  if (socket->queue_head == nullptr && socket->wants_out) {
+    struct epoll_event event;
+    event.events = EPOLLIN | EPOLLRDHUP | EPOLLET;
+    event.data.ptr = socket;
+    epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, socket->fd, &event);
+    socket->wants_out = false;
+  }
+}
+
+void EventLoop::FreeQueue(Socket* socket) {
+  while (socket->queue_head != nullptr) {
+    Chunk* chunk = socket->queue_head;
+    socket->queue_head = chunk->next;
+    chunk->fds.CloseAll();
+    std::free(chunk->data);
+    delete chunk;
+  }
+  socket->queue_tail = nullptr;
+  socket->queued_bytes = 0;
+}
+
+void EventLoop::Fail(Socket* socket, int error) {
+  if (socket->error == 0) socket->error = error;
+  FreeQueue(socket);
+  Link(socket);
+}
+
+// Receiving.
+
+bool EventLoop::Header(const Socket* socket, uint32_t* size) const {
+  if (socket->end - socket->start < kHeaderSize) return false;
+  std::memcpy(size, socket->rx->data() + socket->start + 4, sizeof *size);
+  return true;
+}
+
+void EventLoop::TakeFds(Socket* socket, struct msghdr* message) {
+  FdBag* batch = &socket->batch;
+  for (struct cmsghdr* header = CMSG_FIRSTHDR(message); header != nullptr; header = CMSG_NXTHDR(message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    const int room = kMaxFds - batch->count;
+    const int taken = count < static_cast<size_t>(room) ? static_cast<int>(count) : room;
+    std::memcpy(batch->fds + batch->count, CMSG_DATA(header), static_cast<size_t>(taken) * sizeof(int));
+    batch->count += taken;
+  }
+  if ((message->msg_flags & MSG_CTRUNC) != 0) {
+    batch->CloseAll();
+    batch->lost = true;
+  }
+  if (!batch->empty()) socket->batch_last = socket->end - 1;
+}
+
+// One read. Called only while no whole message is in the buffer.
+void EventLoop::Receive(Socket* socket) {
+  // The descriptors of the read before belong to the message that is still incomplete.
+  if (!socket->batch.empty()) socket->held.Append(&socket->batch);
+  const size_t have = socket->end - socket->start;
+  uint32_t size = kHeaderSize;
+  Header(socket, &size);
+  if (have == 0) {
+    socket->start = 0;
+    socket->end = 0;
+  } else if (socket->start + size > socket->capacity) {
+    std::memmove(socket->rx->data(), socket->rx->data() + socket->start, have);
+    socket->start = 0;
+    socket->end = have;
+  }
+  const size_t room = std::min(socket->capacity - socket->end, std::max(kBatch, size - have));
+  alignas(struct cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
+  struct iovec part = {socket->rx->data() + socket->end, room};
+  struct msghdr message;
+  message.msg_name = nullptr;
+  message.msg_namelen = 0;
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  message.msg_flags = 0;
+  ssize_t got;
+  do {
+    stats_.receives++;
+    got = recvmsg(socket->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  } while (got < 0 && errno == EINTR);
+  if (got > 0) {
+    socket->end += static_cast<size_t>(got);
+    if (message.msg_controllen != 0 || (message.msg_flags & MSG_CTRUNC) != 0) TakeFds(socket, &message);
+    // A read that ends early without descriptors has emptied the socket; one with descriptors stops behind them.
+    if (static_cast<size_t>(got) < room && socket->batch.empty() && !socket->hangup) socket->readable = false;
+    return;
+  }
+  stats_.empty_receives++;
+  if (got == 0) {
+    socket->at_end = true;
+  } else if (errno == EAGAIN) {
+    socket->hangup = false;
+  } else {
+    socket->error = errno;
+  }
+  socket->readable = false;
+}
+
+void EventLoop::GiveFds(FdBag* bag) {
+  int32_t* out = reinterpret_cast<int32_t*>(fds_memory_->data());
+  for (int i = 0; i < bag->count; i++) {
+    event_fds_[event_fd_count_] = bag->fds[i];
+    out[event_fd_count_++] = bag->fds[i];
+  }
+  bag->count = 0;
+}
+
+int EventLoop::Deliver(Socket* socket, uint32_t size) {
+  int32_t* out = state();
+  const uint8_t* header = socket->rx->data() + socket->start;
+  uint16_t half[2];
+  uint32_t word[2];
+  std::memcpy(half, header, sizeof half);
+  std::memcpy(word, header + 8, sizeof word);
+  out[kSlotSource] = socket->id;
+  out[kSlotOffset] = static_cast<int32_t>(socket->start);
+  out[kSlotLength] = static_cast<int32_t>(size);
+  out[kSlotId] = half[0];
+  out[kSlotCommand] = half[1];
+  out[kSlotFlags] = static_cast<int32_t>(word[0]);
+  out[kSlotErrno] = static_cast<int32_t>(word[1]);
+  if (!socket->held.empty() || !socket->batch.empty()) {
+    // A message whose last byte lies before batch_last was followed by the one that the descriptors came with.
+    if (!socket->batch.empty() && socket->batch_last < socket->start + size) socket->held.Append(&socket->batch);
+    if (socket->held.lost || socket->held.count > socket->max_fds) {
+      socket->held.CloseAll();
+      out[kSlotTruncated] = 1;
+    } else {
+      GiveFds(&socket->held);
+      out[kSlotFdCount] = event_fd_count_;
+    }
+  }
+  socket->start += size;
+  stats_.messages++;
+  return Finish(kMessage);
+}
+
+// The socket's last event.
+int EventLoop::End(Socket* socket, int event, int error) {
+  int32_t* out = state();
+  out[kSlotSource] = socket->id;
+  out[kSlotErrno] = error;
+  out[kSlotLength] = static_cast<int32_t>(socket->end - socket->start);
+  socket->silent = true;
+  socket->held.CloseAll();
+  socket->batch.CloseAll();
+  Unlink(socket);
+  return Finish(event);
+}
+
+int EventLoop::ProcessSocket(Socket* socket) {
+  if (socket->error != 0) return End(socket, kClosed, socket->error);
+  for (;;) {
+    // A peer that does not read its replies gets no more of them.
+    if (Choked(socket)) break;
+    uint32_t size = 0;
+    if (Header(socket, &size)) {
+      if (size < kHeaderSize || size > socket->max_message) {
+        int32_t* out = state();
+        uint16_t half[2];
+        uint32_t flags;
+        std::memcpy(half, socket->rx->data() + socket->start, sizeof half);
+        std::memcpy(&flags, socket->rx->data() + socket->start + 8, sizeof flags);
+        out[kSlotOffset] = static_cast<int32_t>(socket->start);
+        out[kSlotId] = half[0];
+        out[kSlotCommand] = half[1];
+        out[kSlotFlags] = static_cast<int32_t>(flags);
+        const int event = End(socket, kBadSize, 0);
+        out[kSlotLength] = static_cast<int32_t>(size);
+        return event;
+      }
+      if (socket->end - socket->start >= size) return Deliver(socket, size);
+    }
+    if (socket->error != 0) return End(socket, kClosed, socket->error);
+    if (socket->at_end) return End(socket, kClosed, 0);
+    if (!socket->readable) break;
+    Receive(socket);
+  }
+  Unlink(socket);
+  return 0;
+}
+
+int EventLoop::ProcessListener(Source* source) {
+  if (source->readable) {
+    int fd;
+    do {
+      fd = accept4(source->fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    } while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
+    int32_t* out = state();
+    if (fd >= 0) {
+      FdBag bag;
+      bag.fds[bag.count++] = fd;
+      GiveFds(&bag);
+      out[kSlotSource] = source->id;
+      out[kSlotFdCount] = 1;
+      return Finish(kAccept);
+    }
+    if (errno != EAGAIN) {
+      // The connection still waits: asking again at once would only spin.
+      source->paused = true;
+      out[kSlotSource] = source->id;
+      out[kSlotErrno] = errno;
+      Unlink(source);
+      return Finish(kAcceptFailed);
+    }
+    source->readable = false;
+  }
+  Unlink(source);
+  return 0;
+}
+
+// An eventfd or a timer: eight bytes that say how often.
+int EventLoop::ProcessCounter(Source* source) {
+  Unlink(source);
+  if (!source->readable) return 0;
+  source->readable = false;
+  uint64_t value = 0;
+  struct iovec part = {&value, sizeof value};
+  // The peer that gave us the eventfd can make it blocking again at any time: ask not to wait in the call itself. Kernels
+  // before 5.6 do not know this for eventfds.
+  ssize_t got = syscall(SYS_preadv2, source->fd, &part, 1, -1L, -1L, RWF_NOWAIT);
+  if (got < 0 && errno == EOPNOTSUPP) got = read(source->fd, &value, sizeof value);
+  if (got != sizeof value) return 0;
+  if (source->kind == SourceKind::kPoison) {
+    ScanMappings();
+    return 0;
+  }
+  int32_t* out = state();
+  out[kSlotSource] = source->id;
+  out[kSlotValueLow] = static_cast<int32_t>(value);
+  out[kSlotValueHigh] = static_cast<int32_t>(value >> 32);
+  // With EFD_SEMAPHORE the counter may hold more, and no edge would tell.
+  if (source->kind == SourceKind::kEventFd && value == 1) {
+    struct pollfd entry = {source->fd, POLLIN, 0};
+    if (poll(&entry, 1, 0) == 1 && (entry.revents & POLLIN) != 0) {
+      source->readable = true;
+      Link(source);
+    }
+  }
+  if (source->kind == SourceKind::kWake) return Finish(kWake);
+  return Finish(source->kind == SourceKind::kTimer ? kTimer : kEventFd);
+}
+
+int EventLoop::Process(Source* source) {
+  if (source->kind == SourceKind::kSocket && source->poisoned && !source->silent) {
+    return End(static_cast<Socket*>(source), kPoisoned, 0);
+  }
+  if (source->paused || source->silent) {
+    Unlink(source);
+    return 0;
+  }
+  switch (source->kind) {
+    case SourceKind::kSocket:
+      return ProcessSocket(static_cast<Socket*>(source));
+    case SourceKind::kListener:
+      return ProcessListener(source);
+    default:
+      return ProcessCounter(source);
+  }
+}
+
+// The next event of the sources that may have one, 0 for none.
+int EventLoop::NextReady() {
+  if (poll_soon_) {
+    poll_soon_ = false;
+    Wait(0);
+  }
+  while (ready_head_ != nullptr) {
+    Source* source = ready_head_;
+    const int event = Process(source);
+    if (event == 0) continue;
+    if (source->linked && --source->quantum <= 0) {
+      // To the end of the list, and a look at who became ready meanwhile.
+      source->quantum = kQuantum;
+      Unlink(source);
+      Link(source);
+      poll_soon_ = true;
+    }
+    return event;
+  }
+  return 0;
+}
+
+// Waiting.
+
+void EventLoop::OnEvent(Source* source, uint32_t events) {
+  if (source->kind == SourceKind::kBurstTimer) {
+    burst_over_ = true;
+    return;
+  }
+  if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) source->readable = true;
+  if (source->kind == SourceKind::kSocket) {
+    Socket* socket = static_cast<Socket*>(source);
+    if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) socket->hangup = true;
+    if (socket->queue_head != nullptr && (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) FlushQueue(socket);
+  }
+  if (source->readable) Link(source);
+}
+
+// One look at the epoll set. Number of events; 0 also when a signal came.
+int EventLoop::Wait(int64_t timeout_us) {
+  struct epoll_event events[kEventsAtOnce];
+  int count;
+  stats_.waits++;
+  interrupted_ = false;
+  if (timeout_us <= 0) {
+    count = epoll_wait(epoll_fd_, events, kEventsAtOnce, timeout_us < 0 ? -1 : 0);
+  } else {
+    // Microseconds need ppoll: epoll_pwait2 is not everywhere, and forbidden in some containers.
+    struct pollfd entry = {epoll_fd_, POLLIN, 0};
+    const struct timespec timeout = FromUs(static_cast<uint64_t>(timeout_us));
+    count = ppoll(&entry, 1, &timeout, nullptr);
+    if (count > 0) count = epoll_wait(epoll_fd_, events, kEventsAtOnce, 0);
+  }
+  if (count < 0) {
+    interrupted_ = true;
+    return 0;
+  }
+  for (int i = 0; i < count; i++) OnEvent(static_cast<Source*>(events[i].data.ptr), events[i].events);
+  return count;
+}
+
+// Steps.
+
+void EventLoop::CloseLeftovers() {
+  if (event_fd_count_ == 0) return;
+  const int32_t* out = reinterpret_cast<const int32_t*>(fds_memory_->data());
+  for (int i = 0; i < event_fd_count_; i++) {
+    // Overwritten by whoever took it.
+    if (out[i] == event_fds_[i]) close(event_fds_[i]);
+  }
+  event_fd_count_ = 0;
+}
+
+void EventLoop::FlushReply() {
+  int32_t* in = state();
+  const int32_t id = in[kSlotReplySocket];
+  if (id < 0) return;
+  in[kSlotReplySocket] = -1;
+  Socket* socket = FindSocket(id);
+  const uint32_t length = static_cast<uint32_t>(in[kSlotReplyLength]);
+  const uint32_t fd_count = static_cast<uint32_t>(in[kSlotReplyFdCount]);
+  if (socket == nullptr || length == 0 || length > options_.max_message || fd_count > kMaxFds) return;
+  const int result =
+      SendTo(socket, tx_memory_->data(), length, reinterpret_cast<const int32_t*>(reply_fds_memory_->data()), fd_count);
+  // Nobody hears of a reply that could not be sent: the peer would wait for ever.
+  if (result < 0 && socket->error == 0) Fail(socket, -result);
+}
+
+void EventLoop::BeginStep() {
+  if (options_.measure) {
+    const int64_t took = NowUs() - last_event_us_;
+    state()[kSlotHandlerUs] = took > INT32_MAX ? INT32_MAX : static_cast<int32_t>(took);
+  }
+  FlushReply();
+  CloseLeftovers();
+  state()[kSlotFdCount] = 0;
+  state()[kSlotTruncated] = 0;
+  if (FaultGeneration() != fault_generation_) ScanMappings();
+}
+
+int EventLoop::Finish(int event) {
+  state()[kSlotKind] = event;
+  stats_.events++;
+  const int64_t now = NowUs();
+  const int64_t period = now - last_event_us_;
+  last_event_us_ = now;
+  if (period > options_.dense_us) {
+    streak_ = 0;
+    dense_ = false;
+  } else if (!dense_ && ++streak_ >= kDenseStreak && options_.dense_us > 0) {
+    dense_ = true;
+  }
+  burst_events_++;
+  if (now - burst_start_us_ >= options_.burst_us || burst_events_ >= options_.burst_messages) burst_over_ = true;
+  return event;
+}
+
+int EventLoop::Step(int64_t timeout_us) {
+  if (closed()) return kIdle;
+  BeginStep();
+  int event = NextReady();
+  if (event == 0) {
+    const int64_t deadline = timeout_us > 0 ? NowUs() + timeout_us : 0;
+    do {
+      const int64_t left = timeout_us > 0 ? std::max<int64_t>(deadline - NowUs(), 0) : timeout_us;
+      const int count = Wait(left);
+      event = NextReady();
+      if (event != 0 || interrupted_ || (count == 0 && left == 0)) break;
+      // Woken by something that has no event of its own: what was written to a peer, a mapping of a closed socket.
+    } while (timeout_us != 0);
+  }
+  if (event == 0) state()[kSlotKind] = kIdle;
+  return event;
+}
+
+int EventLoop::StepInBurst() {
+  if (closed()) return kIdle;
+  if (!in_burst_) return Step(0);
+  BeginStep();
+  while (!burst_over_) {
+    const int event = NextReady();
+    if (event != 0) return event;
+    // Promises run when the thread is given back.
+    if (!dense_ || state()[kSlotPending] != 0) {
+      if (burst_polled_) break;
+      // What libuv was woken for.
+      burst_polled_ = true;
+      Wait(0);
+      continue;
+    }
+    if (!burst_timer_armed_) {
+      // One timer for the burst instead of a timeout for each wait: arming a timer costs more than the wait.
+      const int64_t left = burst_start_us_ + options_.burst_us - NowUs();
+      if (left <= 0) break;
+      const struct itimerspec spec = TimerSpec(static_cast<uint64_t>(left), 0);
+      if (timerfd_settime(burst_timer_.fd, 0, &spec, nullptr) < 0) break;
+      burst_timer_armed_ = true;
+    }
+    Wait(-1);
+    if (interrupted_) break;
+  }
+  state()[kSlotKind] = kIdle;
+  return kIdle;
+}
+
+void EventLoop::BeginBurst() {
+  stats_.bursts++;
+  in_burst_ = true;
+  burst_polled_ = false;
+  burst_timer_armed_ = false;
+  burst_over_ = false;
+  burst_events_ = 0;
+  burst_start_us_ = NowUs();
+}
+
+void EventLoop::EndBurst() {
+  in_burst_ = false;
+  if (closed()) return;
+  // A handler may have returned without another step.
+  FlushReply();
+  CloseLeftovers();
+  state()[kSlotFdCount] = 0;
+  // While promises are pending libuv waits for the next message: the thread must be free for them, and must not spin.
+  if (dense_ && (state()[kSlotPending] != 0 || NowUs() - last_event_us_ > options_.dense_us)) {
+    dense_ = false;
+    streak_ = 0;
+  }
+}
+
+}  // namespace vfio

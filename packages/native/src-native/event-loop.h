@@ -1,0 +1,290 @@
+// The message loop without JavaScript: one epoll set over framed sockets, listeners, eventfds and timers. loop-object.cc
+// shows it to JavaScript and to libuv. One thread only.
+#ifndef VFIO_NATIVE_EVENT_LOOP_H_
+#define VFIO_NATIVE_EVENT_LOOP_H_
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "memory.h"
+
+namespace vfio {
+
+// LOOP_EVENT of src/loop.ts.
+enum LoopEvent : int {
+  kIdle = 0,
+  kMessage = 1,
+  kAccept = 2,
+  kEventFd = 3,
+  kTimer = 4,
+  kWake = 5,
+  kClosed = 6,
+  kBadSize = 7,
+  kPoisoned = 8,
+  kAcceptFailed = 9,
+};
+
+// LOOP_SLOT of src/loop.ts: words of the state that step shares with JavaScript.
+enum LoopSlot : int {
+  kSlotKind = 0,
+  kSlotSource = 1,
+  kSlotOffset = 2,
+  kSlotLength = 3,
+  kSlotId = 4,
+  kSlotCommand = 5,
+  kSlotFlags = 6,
+  kSlotErrno = 7,
+  kSlotFdCount = 8,
+  kSlotTruncated = 9,
+  kSlotValueLow = 10,
+  kSlotValueHigh = 11,
+  kSlotReplySocket = 12,
+  kSlotReplyLength = 13,
+  kSlotReplyFdCount = 14,
+  kSlotPending = 15,
+  kSlotHandlerUs = 16,
+  kSlotCount = 32,
+};
+
+// SCM_MAX_FD of the kernel: descriptors in one message at most.
+constexpr int kMaxFds = 253;
+constexpr size_t kHeaderSize = 16;
+
+struct LoopOptions {
+  size_t max_message;
+  int burst_messages;
+  int64_t burst_us;
+  int64_t dense_us;
+  bool measure;
+};
+
+struct LoopStats {
+  uint64_t events = 0;
+  uint64_t messages = 0;
+  uint64_t receives = 0;
+  uint64_t empty_receives = 0;
+  uint64_t sends = 0;
+  uint64_t queued = 0;
+  uint64_t waits = 0;
+  uint64_t bursts = 0;
+};
+
+// Received descriptors that no event has delivered. Owned: closed or handed on.
+struct FdBag {
+  int fds[kMaxFds];
+  int count = 0;
+  // Some were lost: the rest is closed, the message says so.
+  bool lost = false;
+
+  bool empty() const { return count == 0 && !lost; }
+  void CloseAll();
+  // Moves everything from `other` behind what is here; too many are lost.
+  void Append(FdBag* other);
+};
+
+// A message, or its rest, that the peer has not taken.
+struct Chunk {
+  Chunk* next = nullptr;
+  // Owned, malloc.
+  uint8_t* data = nullptr;
+  size_t length = 0;
+  size_t sent = 0;
+  // Owned copies; go with the first byte.
+  FdBag fds;
+};
+
+enum class SourceKind : uint8_t { kSocket, kListener, kEventFd, kTimer, kWake, kPoison, kBurstTimer };
+
+struct Source {
+  SourceKind kind;
+  // Owned.
+  int fd = -1;
+  int32_t id = -1;
+  // Links of the list of sources that may have something to deliver.
+  Source* previous = nullptr;
+  Source* next = nullptr;
+  bool linked = false;
+  // The kernel may have more (edge-triggered: it tells once).
+  bool readable = false;
+  // The peer has hung up: read on until the end, whatever a short read suggests.
+  bool hangup = false;
+  bool paused = false;
+  // The last event (closed, bad size, poisoned) was delivered.
+  bool silent = false;
+  bool poisoned = false;
+  // What sending failed with; 0 for nothing.
+  int error = 0;
+  int quantum = 0;
+};
+
+struct Socket : Source {
+  // Owned reference. Bytes start..end of it are received and not delivered.
+  Memory* rx = nullptr;
+  size_t capacity = 0;
+  size_t start = 0;
+  size_t end = 0;
+  size_t max_message = 0;
+  int max_fds = 0;
+  // Descriptors of the incomplete message at `start`, from earlier reads.
+  FdBag held;
+  // Descriptors of the last read: they belong to the message that holds byte `batch_last` of the buffer.
+  FdBag batch;
+  size_t batch_last = 0;
+  bool at_end = false;
+  // Owned list.
+  Chunk* queue_head = nullptr;
+  Chunk* queue_tail = nullptr;
+  size_t queued_bytes = 0;
+  size_t max_queued = 0;
+  bool wants_out = false;
+};
+
+class EventLoop {
+ public:
+  // Null and *error = -errno on failure. The state and buffers are made here, their ArrayBuffers by the caller.
+  static EventLoop* Create(const LoopOptions& options, int* error);
+  ~EventLoop();
+  EventLoop(const EventLoop&) = delete;
+  EventLoop& operator=(const EventLoop&) = delete;
+
+  int epoll_fd() const { return epoll_fd_; }
+  int wake_fd() const { return wake_.fd; }
+  Memory* state_memory() const { return state_memory_; }
+  Memory* fds_memory() const { return fds_memory_; }
+  Memory* reply_fds_memory() const { return reply_fds_memory_; }
+  Memory* tx_memory() const { return tx_memory_; }
+  const LoopStats& stats() const { return stats_; }
+  bool closed() const { return epoll_fd_ < 0; }
+
+  // Take over `fd` on success: the new source's id, or -errno and the descriptor is still the caller's.
+  int AddSocket(int fd, size_t max_message, int max_fds, size_t max_queued);
+  int AddListener(int fd);
+  int AddEventFd(int fd);
+  int AddTimer();
+  int SetTimer(int32_t id, uint64_t delay_us, uint64_t interval_us);
+  // The source's descriptor, still owned by the loop; -ENOENT.
+  int Fd(int32_t id) const;
+  // The receive buffer of a socket, null for anything else. Still owned by the loop.
+  Memory* Buffer(int32_t id) const;
+  // *rx gets the socket's reference to its buffer, which the caller has to release.
+  int Remove(int32_t id, bool close_fd, Memory** rx);
+  int Pause(int32_t id);
+  int Resume(int32_t id);
+  // 0 sent, 1 queued (a part of it), -errno. The descriptors stay the caller's.
+  int Send(int32_t id, const uint8_t* data, size_t length, const int32_t* fds, size_t fd_count);
+  int SendTx(int32_t id, size_t length, const int32_t* fds, size_t fd_count);
+  int WatchMapping(Memory* memory, int32_t socket);
+  void UnwatchMapping(Memory* memory);
+
+  // MessageLoop.step: `timeout_us` below 0 waits for ever.
+  int Step(int64_t timeout_us);
+  // MessageLoop.step without a timeout.
+  int StepInBurst();
+
+  // Around the calls of StepInBurst that one visit of libuv brings.
+  void BeginBurst();
+  void EndBurst();
+  // Whether the next burst should follow without waiting for the epoll descriptor.
+  bool WantsBurst() const { return dense_ || ready_head_ != nullptr; }
+  // Whether that burst will wait in the loop itself, so that libuv need not watch the epoll descriptor.
+  bool dense() const { return dense_; }
+
+  // Closes all but the four buffers, whose references the destructor drops. Receive buffers are given to `visit`, which
+  // releases them. Idempotent.
+  template <typename Visit>
+  void Close(Visit visit) {
+    for (Source* source : sources_) {
+      Memory* rx = nullptr;
+      if (source != nullptr && Remove(source->id, true, &rx) == 0 && rx != nullptr) visit(rx);
+    }
+    CloseOwn();
+  }
+
+ private:
+  explicit EventLoop(const LoopOptions& options) : options_(options) {}
+  int Init();
+  void CloseOwn();
+
+  int32_t* state() { return reinterpret_cast<int32_t*>(state_memory_->data()); }
+  Source* Find(int32_t id) const;
+  Socket* FindSocket(int32_t id) const;
+  int Add(Source* source, uint32_t events);
+  int Watch(Source* source, uint32_t events);
+
+  void Link(Source* source);
+  void Unlink(Source* source);
+
+  void BeginStep();
+  void CloseLeftovers();
+  void FlushReply();
+  int Wait(int64_t timeout_us);
+  void OnEvent(Source* source, uint32_t events);
+  void ScanMappings();
+
+  int Finish(int event);
+  int NextReady();
+  int Process(Source* source);
+  int ProcessSocket(Socket* socket);
+  int ProcessListener(Source* source);
+  int ProcessCounter(Source* source);
+  int Deliver(Socket* socket, uint32_t size);
+  int End(Socket* socket, int event, int error);
+  // Whether a whole header is there, and the size that it announces.
+  bool Header(const Socket* socket, uint32_t* size) const;
+  void Receive(Socket* socket);
+  void TakeFds(Socket* socket, struct msghdr* message);
+  void GiveFds(FdBag* bag);
+
+  int SendTo(Socket* socket, const uint8_t* data, size_t length, const int32_t* fds, size_t fd_count);
+  int Enqueue(Socket* socket, const uint8_t* data, size_t length, const int32_t* fds, size_t fd_count);
+  void FlushQueue(Socket* socket);
+  void FreeQueue(Socket* socket);
+  bool Choked(const Socket* socket) const { return socket->queued_bytes > socket->max_queued / 4; }
+  void Fail(Socket* socket, int error);
+
+  LoopOptions options_;
+  LoopStats stats_;
+  // Owned descriptors: -1 once closed. Those of wake_, poison_ and burst_timer_ are owned through their sources.
+  int epoll_fd_ = -1;
+  Source wake_{SourceKind::kWake};
+  Source poison_{SourceKind::kPoison};
+  Source burst_timer_{SourceKind::kBurstTimer};
+  // Owned references.
+  Memory* state_memory_ = nullptr;
+  Memory* fds_memory_ = nullptr;
+  Memory* reply_fds_memory_ = nullptr;
+  Memory* tx_memory_ = nullptr;
+  // By index; null where free. Owned.
+  std::vector<Source*> sources_;
+  std::vector<uint32_t> generations_;
+  std::vector<uint32_t> free_;
+  Source* ready_head_ = nullptr;
+  Source* ready_tail_ = nullptr;
+  // Mappings that are watched; not owned, each takes itself out when it is unmapped.
+  std::vector<Memory*> watched_;
+  uint32_t fault_generation_ = 0;
+  // Descriptors of the current event: those that JavaScript did not take are closed by the next step. Owned.
+  int event_fds_[kMaxFds];
+  int event_fd_count_ = 0;
+
+  // The kernel should be asked before the ready list is served again: one source had its turn.
+  bool poll_soon_ = false;
+  bool in_burst_ = false;
+  bool burst_polled_ = false;
+  bool burst_timer_armed_ = false;
+  bool burst_over_ = false;
+  int burst_events_ = 0;
+  int64_t burst_start_us_ = 0;
+  int64_t last_event_us_ = 0;
+  int streak_ = 0;
+  bool dense_ = false;
+  bool interrupted_ = false;
+};
+
+}  // namespace vfio
+
+#endif  // VFIO_NATIVE_EVENT_LOOP_H_
