@@ -35,7 +35,10 @@ export interface FeatureTypes {
     setResult: { state: number; data: MigrationData | undefined };
   };
   [uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY]: { set: undefined; setResult: undefined };
-  [uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP]: { set: { trigger: EventTrigger | null }; setResult: undefined };
+  [uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP]: {
+    set: { trigger: EventTrigger | null };
+    setResult: undefined;
+  };
   [uapi.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT]: { set: undefined; setResult: undefined };
   /** Returns the page size that is tracked. */
   [uapi.VFIO_DEVICE_FEATURE_DMA_LOGGING_START]: { set: DmaLoggingStart; setResult: { pageSize: bigint } };

@@ -11,8 +11,17 @@ export interface RegionRange {
 
 /** A capability of GET_REGION_INFO or GET_INFO. Where this library knows the id, the content is typed. */
 export type RegionCap =
-  | { readonly id: typeof import('@vfio/uapi').VFIO_REGION_INFO_CAP_SPARSE_MMAP; readonly version: 1; readonly areas: readonly RegionRange[] }
-  | { readonly id: typeof import('@vfio/uapi').VFIO_REGION_INFO_CAP_TYPE; readonly version: 1; readonly type: number; readonly subtype: number }
+  | {
+      readonly id: typeof import('@vfio/uapi').VFIO_REGION_INFO_CAP_SPARSE_MMAP;
+      readonly version: 1;
+      readonly areas: readonly RegionRange[];
+    }
+  | {
+      readonly id: typeof import('@vfio/uapi').VFIO_REGION_INFO_CAP_TYPE;
+      readonly version: 1;
+      readonly type: number;
+      readonly subtype: number;
+    }
   | { readonly id: typeof import('@vfio/uapi').VFIO_REGION_INFO_CAP_MSIX_MAPPABLE; readonly version: 1 };
 
 /** A device capability: the payload after the 8-byte header, in the byte order of this host. */

@@ -111,6 +111,14 @@ export interface RawSriov {
   disable(): void | Promise<void>;
 }
 
+/** Ranges of a BAR as a DMA buffer (dma-buf) of the host. */
+export interface RawDmaBuf {
+  /** Belongs to whoever asked for the buffer. */
+  readonly fd: number;
+  /** Accesses through the buffer fail while it is revoked. */
+  setRevoked(revoked: boolean): void;
+}
+
 /** What resets a function alone, best first: the kernel's reset methods. */
 export type FunctionResetMethod = 'flr' | 'af_flr' | 'pm' | 'bus' | 'device_specific';
 
@@ -141,6 +149,12 @@ export interface RawFunctionBase {
   attachDma(space: DmaSpace | undefined): void;
   /** Registers for uncorrectable errors (AER); the result unregisters. */
   onError(handler: () => void): () => void;
+  /** Makes a DMA buffer of page-aligned ranges of a BAR. Absent where the host cannot. */
+  exportDmaBuf?(
+    region: number,
+    ranges: readonly { readonly offset: number; readonly length: number }[],
+    openFlags: number,
+  ): RawDmaBuf;
   /** The function's BARs may not be mapped by users (`non_mappable_bars`). */
   readonly nonMappableBars?: boolean;
 }

@@ -1,0 +1,10 @@
+import type { PciFunction } from '../pci/function.js';
+
+const PCI_VENDOR_ID_INTEL = 0x8086;
+/** Intel accelerators that a user could bring to a state in which they harm the host. */
+const DENIED_DEVICES: readonly number[] = [0x19e2, 0x19e3, 0x37c8, 0x37c9, 0x0435, 0x0443, 0x0b25, 0x0cfe];
+
+/** Whether the generic driver refuses a function (unless `disable_denylist`). Variant drivers do not ask. */
+export function isDenylisted(fn: PciFunction): boolean {
+  return fn.vendor === PCI_VENDOR_ID_INTEL && DENIED_DEVICES.includes(fn.device);
+}

@@ -1,0 +1,130 @@
+import { VFIO_DEVICE_FLAGS_CAPS, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_NUM_REGIONS } from '@vfio/uapi';
+import { ConfigResetWatch } from './config-reset-watch.js';
+import type { VfioPciCoreDevice } from './core-device.js';
+import { type DevRegion, releaseRegions } from './dev-region.js';
+import type { DmaMapRequest } from './dma-space.js';
+import { driverFeature } from './feature.js';
+import { checkFeatureFlags } from './feature-check.js';
+import { deviceCaps, devRegionInfo } from './info-ops.js';
+import { chain } from './maybe-promise.js';
+import type { VfioDeviceOps } from './ops.js';
+import { notifyReset } from './reset.js';
+
+const watches = new WeakMap<VfioPciCoreDevice, ConfigResetWatch>();
+
+/** A device region behind an index of the merged device; undefined: the index is the base's. */
+function ownRegion(dev: VfioPciCoreDevice, index: number): DevRegion | undefined {
+  return index >= dev.baseRegions ? dev.regions[index - dev.baseRegions] : undefined;
+}
+
+/**
+ * The table of a function that is a VFIO device already, with what a driver attaches merged over it: device regions after
+ * the base's own, capabilities, features, migration and logging. So a variant is written once and runs on every base.
+ */
+export function vfioBaseOps(base: VfioDeviceOps): VfioDeviceOps {
+  return {
+    ...base,
+    async openDevice(dev) {
+      await base.openDevice(dev);
+      // The base may add regions of its own at open.
+      dev.baseRegions = Math.max(base.getInfo(dev).numRegions, VFIO_PCI_NUM_REGIONS);
+      watches.set(
+        dev,
+        new ConfigResetWatch((offset, data) => base.read(dev, VFIO_PCI_CONFIG_REGION_INDEX, offset, data)),
+      );
+    },
+    async closeDevice(dev) {
+      watches.delete(dev);
+      releaseRegions(dev, dev.lastingRegions);
+      await base.closeDevice(dev);
+      dev.baseRegions = VFIO_PCI_NUM_REGIONS;
+    },
+    getInfo(dev) {
+      const info = base.getInfo(dev);
+      const caps = [...info.caps, ...deviceCaps(dev)];
+      return {
+        flags: info.flags | (caps.length > 0 ? VFIO_DEVICE_FLAGS_CAPS : 0),
+        numRegions: dev.baseRegions + dev.regions.length,
+        numIrqs: info.numIrqs,
+        caps,
+      };
+    },
+    getRegionInfo: (dev, index) =>
+      index >= dev.baseRegions ? devRegionInfo(dev, index, 'getRegionInfo') : base.getRegionInfo(dev, index),
+    read(dev, region, offset, data) {
+      if (region < dev.baseRegions) return base.read(dev, region, offset, data);
+      const own = ownRegion(dev, region);
+      if (own === undefined) throw noRegion(dev, region, 'read');
+      return own.ops.read(dev, own, offset, data);
+    },
+    write(dev, region, offset, data) {
+      if (region === VFIO_PCI_CONFIG_REGION_INDEX && watches.get(dev)?.resets(offset, data) === true) {
+        return chain(base.write(dev, region, offset, data), (done) => {
+          notifyReset(dev);
+          return done;
+        });
+      }
+      if (region < dev.baseRegions) return base.write(dev, region, offset, data);
+      const own = ownRegion(dev, region);
+      if (own === undefined) throw noRegion(dev, region, 'write');
+      return own.ops.write(dev, own, offset, data);
+    },
+    mmapArea(dev, region, offset, length) {
+      if (region < dev.baseRegions) return base.mmapArea(dev, region, offset, length);
+      const own = ownRegion(dev, region);
+      if (own?.ops.mmap === undefined) throw dev.error('EINVAL', 'mmapArea', `region ${region} cannot be mapped`);
+      return own.ops.mmap(dev, own, offset, length);
+    },
+    reset: (dev) => chain(base.reset(dev), () => notifyReset(dev)),
+    hotReset: (dev, request) => chain(base.hotReset(dev, request), () => notifyReset(dev)),
+    deviceFeature(dev, request) {
+      checkFeatureFlags(dev, request.flags);
+      const own = driverFeature(dev, request);
+      return own === undefined ? base.deviceFeature(dev, request) : own.result;
+    },
+    dmaMap(dev, request) {
+      const [forBase, forSpace] = shareMapping(request);
+      try {
+        base.dmaMap(dev, forBase);
+      } catch (error) {
+        forSpace.release?.();
+        throw error;
+      }
+      try {
+        // Drivers reach guest memory through the device's own space, whoever does the DMA.
+        dev.dmaSpace.map(forSpace);
+      } catch (error) {
+        void base.dmaUnmap(dev, request.iova, request.size);
+        throw error;
+      }
+    },
+    dmaUnmap: (dev, iova, size) => chain(dev.dmaSpace.unmap(iova, size), () => base.dmaUnmap(dev, iova, size)),
+  };
+}
+
+/** Two requests for one mapping; it is released when both have let go of it. */
+function shareMapping(request: DmaMapRequest): [DmaMapRequest, DmaMapRequest] {
+  let holders = 2;
+  const release = () => {
+    if (--holders === 0) request.release?.();
+  };
+  const once = () => {
+    let released = false;
+    return () => {
+      if (!released) release();
+      released = true;
+    };
+  };
+  return [
+    { ...request, release: once() },
+    { ...request, release: once() },
+  ];
+}
+
+function noRegion(dev: VfioPciCoreDevice, region: number, op: string) {
+  return dev.error(
+    'EINVAL',
+    op,
+    `region ${region} ${op}: the device has ${dev.baseRegions + dev.regions.length} regions`,
+  );
+}
