@@ -1,1 +1,9 @@
-export {};
+/**
+ * The generic VFIO PCI driver: takes any function, when asked to, and changes nothing of what core does.
+ *
+ * @packageDocumentation
+ */
+export * from './device.js';
+export * from './ids.js';
+export * from './ops.js';
+export * from './params.js';
