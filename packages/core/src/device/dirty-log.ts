@@ -1,4 +1,3 @@
-import { errnoError } from '@vfio/uapi';
 import type { DmaLoggingReport } from './features.js';
 import type { IovaRange } from './migration-types.js';
 
@@ -6,7 +5,6 @@ import type { IovaRange } from './migration-types.js';
 const CHUNK_PAGES = 32768;
 const MIN_PAGE_SHIFT = 12n;
 const MAX_PAGE_SHIFT = 30n;
-const TOP = 1n << 64n;
 
 /** Whether 64-bit words of this machine have their low byte first; report bitmaps are in its byte order. */
 const LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
@@ -161,86 +159,6 @@ export class DirtyLog {
     }
     return found.sort((a, b) => a[0] - b[0]);
   }
-}
-
-/** Rules of VFIO_DEVICE_FEATURE_DMA_LOGGING_START that do not depend on the device.
- * @throws EINVAL (no range, misaligned, empty, overlapping), E2BIG (more than 256 ranges), EOVERFLOW (wrap-around). */
-export function checkLoggingRanges(pageSize: bigint, ranges: readonly IovaRange[], device?: string): void {
-  const options = { op: 'DMA_LOGGING_START', device };
-  if (ranges.length === 0)
-    throw errnoError('EINVAL', 'DMA logging was asked for no range; at least one is needed', options);
-  if (ranges.length > MAX_LOGGING_RANGES) {
-    throw errnoError(
-      'E2BIG',
-      `DMA logging of ${ranges.length} ranges: at most ${MAX_LOGGING_RANGES} are allowed`,
-      options,
-    );
-  }
-  const sorted: IovaRange[] = [];
-  for (const range of ranges) {
-    const { iova, length } = range;
-    const shown = `0x${iova.toString(16)}+0x${length.toString(16)}`;
-    if (iova < 0n || length <= 0n || iova >= TOP) {
-      throw errnoError(
-        'EINVAL',
-        `DMA logging range ${shown}: must be a non-empty part of 64-bit address space`,
-        options,
-      );
-    }
-    if (pageSize <= 0n || (iova & (pageSize - 1n)) !== 0n || (length & (pageSize - 1n)) !== 0n) {
-      throw errnoError(
-        'EINVAL',
-        `DMA logging range ${shown}: not aligned to the page size 0x${pageSize.toString(16)}`,
-        options,
-      );
-    }
-    // As in the kernel a range that ends exactly at 2^64 overflows too.
-    if (iova + length >= TOP) {
-      throw errnoError('EOVERFLOW', `DMA logging range ${shown}: ends beyond 64-bit address space`, options);
-    }
-    sorted.push(range);
-  }
-  sorted.sort((a, b) => (a.iova < b.iova ? -1 : a.iova > b.iova ? 1 : 0));
-  for (let i = 1; i < sorted.length; i++) {
-    const before = sorted[i - 1]!;
-    if (before.iova + before.length > sorted[i]!.iova) {
-      throw errnoError('EINVAL', `DMA logging ranges overlap at 0x${sorted[i]!.iova.toString(16)}`, options);
-    }
-  }
-}
-
-/** The kernel's limit: as many ranges of 16 bytes as one page holds. */
-export const MAX_LOGGING_RANGES = 256;
-
-/** Rules of VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT that do not depend on the device.
- * @throws EINVAL (page size), EOVERFLOW (wrap-around), EFAULT (bitmap shorter than the range needs). */
-export function checkLoggingReport(report: DmaLoggingReport, device?: string): void {
-  const options = { op: 'DMA_LOGGING_REPORT', device };
-  const { iova, length, pageSize, bitmap } = report;
-  if (pageSize < 4096n || (pageSize & (pageSize - 1n)) !== 0n) {
-    throw errnoError(
-      'EINVAL',
-      `DMA logging report in pages of 0x${pageSize.toString(16)}: must be a power of two from 0x1000`,
-      options,
-    );
-  }
-  if (iova < 0n || length < 0n || iova + length >= TOP) {
-    throw errnoError(
-      'EOVERFLOW',
-      `DMA logging report of 0x${iova.toString(16)}+0x${length.toString(16)}: ends beyond 64-bit address space`,
-      options,
-    );
-  }
-  const needed = dirtyBitmapBytes(length, pageSize);
-  if (BigInt(bitmap.length) < needed) {
-    throw errnoError('EFAULT', `DMA logging report needs a bitmap of ${needed} bytes, got ${bitmap.length}`, options);
-  }
-}
-
-/** Bytes of a report bitmap: one bit a page in whole 64-bit words. */
-export function dirtyBitmapBytes(length: bigint, pageSize: bigint): bigint {
-  const pages = (length + pageSize - 1n) / pageSize;
-  return ((pages + 63n) / 64n) * 8n;
 }
 
 /** Sets the bits of a report for a dirty piece; never clears one. Parts outside of the report's range are left out. */

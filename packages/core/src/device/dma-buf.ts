@@ -1,7 +1,7 @@
 import { VFIO_DEVICE_FEATURE_GET, VFIO_PCI_ROM_REGION_INDEX } from '@vfio/uapi';
 import type { RawDmaBuf } from '../pci/raw-function.js';
 import type { VfioPciCoreDevice } from './core-device.js';
-import { checkFeature } from './feature-check.js';
+import { vfioCheckFeature } from './feature-check.js';
 import type { DmaBufRequest, FeatureRequest } from './features.js';
 import { isMappingLive } from './memory.js';
 import { PAGE_SIZE } from './mmap.js';
@@ -17,7 +17,7 @@ export function exportDmaBuf(dev: VfioPciCoreDevice, request: FeatureRequest): {
   const { raw } = dev;
   if (raw.exportDmaBuf === undefined)
     throw dev.error('EOPNOTSUPP', 'DMA_BUF', 'BARs of this host cannot be handed out as DMA buffers');
-  if (!checkFeature(dev, request.flags, VFIO_DEVICE_FEATURE_GET)) return undefined;
+  if (!vfioCheckFeature(dev, request.flags, VFIO_DEVICE_FEATURE_GET)) return undefined;
   const problem = (message: string) => dev.error('EINVAL', 'DMA_BUF', message);
   const wanted = request.value as (DmaBufRequest & { readonly flags?: number }) | undefined;
   if (wanted === undefined || !Array.isArray(wanted.ranges) || wanted.ranges.length === 0)

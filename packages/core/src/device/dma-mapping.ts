@@ -1,5 +1,5 @@
 import type { SharedMemory } from '../pci/raw-function.js';
-import type { DmaMapRequest } from './dma-space.js';
+import type { DmaMapRequest, RemoteDma } from './dma-space.js';
 
 /** Addresses from here on are no longer exact as numbers. */
 export const NUMBER_LIMIT = 2 ** 53;
@@ -14,6 +14,8 @@ export class DmaMapping {
   /** Address after the last that is reachable as a number. */
   readonly to: number;
   readonly memory: SharedMemory | undefined;
+  /** How memory that is not here is reached; undefined: as the space says. */
+  readonly remote: RemoteDma | undefined;
   readonly readable: boolean;
   readonly writable: boolean;
   pins = 0;
@@ -30,6 +32,7 @@ export class DmaMapping {
     this.from = request.iova < NUMBER_LIMIT_BIG ? Number(request.iova) : NUMBER_LIMIT;
     this.to = end < NUMBER_LIMIT_BIG ? Number(end) : NUMBER_LIMIT;
     this.memory = request.memory;
+    this.remote = request.remote;
     this.readable = request.readable;
     this.writable = request.writable;
     this.#release = request.release?.bind(request);

@@ -6,8 +6,10 @@ export interface DmaMapRequest {
   readonly size: bigint;
   readonly readable: boolean;
   readonly writable: boolean;
-  /** The memory; undefined: it is reached only through the space's {@link RemoteDma}. */
+  /** The memory; undefined: it is reached only through {@link remote}. */
   readonly memory: SharedMemory | undefined;
+  /** Reaches memory that is not mapped here. @default the space's {@link DmaSpace.remote} */
+  readonly remote?: RemoteDma;
   /** Called once when the mapping is gone and no view of it is held: unmaps, closes the descriptor. Also when the map call fails. */
   release?(): void;
 }
@@ -16,6 +18,9 @@ export interface DmaMapRequest {
 export interface RemoteDma {
   read(iova: number, into: Uint8Array): Promise<void>;
   write(iova: number, from: Uint8Array): Promise<void>;
+  /** The same above 2^53. Absent: such memory cannot be reached (EFAULT). */
+  readBig?(iova: bigint, into: Uint8Array): Promise<void>;
+  writeBig?(iova: bigint, from: Uint8Array): Promise<void>;
 }
 
 /** A range of guest memory that cannot go away while it is held. Only pinned memory goes to asynchronous I/O. */
@@ -47,6 +52,12 @@ export interface DmaSpace {
   view(iova: number, length: number, writable: boolean): Uint8Array | undefined;
   /** @throws EFAULT where not mapped, EOPNOTSUPP where not in one local mapping. */
   pin(iova: number, length: number, writable: boolean): PinnedView;
-  /** Where message-only mappings are reached. */
+  /** {@link read} and {@link write} at any 64-bit address; slower. */
+  readBig(iova: bigint, into: Uint8Array): void | Promise<void>;
+  writeBig(iova: bigint, from: Uint8Array): void | Promise<void>;
+  /** Calls the handler when a mapping is about to go, while it can still be reached: time to end I/O on it and to release
+   * pins. The result unregisters it. A handler must not throw. */
+  onUnmap(handler: (iova: bigint, size: bigint) => void): () => void;
+  /** Where mappings without memory and without a `remote` of their own are reached. */
   remote: RemoteDma | undefined;
 }

@@ -1,4 +1,7 @@
 import {
+  checkLoggingRangeCount,
+  checkLoggingRanges,
+  checkLoggingReport,
   VFIO_DEVICE_FEATURE_DMA_BUF,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
@@ -17,21 +20,23 @@ import {
   VFIO_MIGRATION_PRE_COPY,
 } from '@vfio/uapi';
 import type { VfioPciCoreDevice } from './core-device.js';
-import { checkLoggingRanges, checkLoggingReport, setDirtyBits } from './dirty-log.js';
+import { setDirtyBits } from './dirty-log.js';
 import { exportDmaBuf } from './dma-buf.js';
-import { checkFeature, checkFeatureFlags } from './feature-check.js';
+import { vfioCheckFeature, vfioCheckFeatureFlags } from './feature-check.js';
 import type { DmaLoggingReport, DmaLoggingStart, FeatureRequest, FeatureResult } from './features.js';
 import { enterLowPower, leaveLowPower } from './low-power.js';
 import { chain, type MaybePromise } from './maybe-promise.js';
 import { getMigrationDataSize, getMigrationState, setMigrationState } from './migration.js';
 import type { VfioLogOps } from './migration-types.js';
+import { PAGE_SIZE } from './mmap.js';
+import { nameDevice } from './name-device.js';
 import type { EventTrigger } from './triggers.js';
 import { setVfToken } from './vf-token.js';
 
 const GET = VFIO_DEVICE_FEATURE_GET;
 const SET = VFIO_DEVICE_FEATURE_SET;
 
-/** A feature that a driver or an extension adds. It calls {@link checkFeature} itself. */
+/** A feature that a driver or an extension adds. It calls {@link vfioCheckFeature} itself. */
 export type FeatureHandler = (dev: VfioPciCoreDevice, request: FeatureRequest) => MaybePromise<FeatureResult>;
 
 /**
@@ -41,7 +46,7 @@ export type FeatureHandler = (dev: VfioPciCoreDevice, request: FeatureRequest) =
  */
 export function vfioPciCoreDeviceFeature(dev: VfioPciCoreDevice, request: FeatureRequest): MaybePromise<FeatureResult> {
   const { flags } = request;
-  checkFeatureFlags(dev, flags);
+  vfioCheckFeatureFlags(dev, flags);
   const handled = optionalFeature(dev, request);
   if (handled !== undefined) return handled.result;
   switch (flags & VFIO_DEVICE_FEATURE_MASK) {
@@ -49,15 +54,15 @@ export function vfioPciCoreDeviceFeature(dev: VfioPciCoreDevice, request: Featur
       if (dev.vf.token === undefined)
         throw dev.error('ENOTTY', 'PCI_VF_TOKEN', 'the function is no PF that can have VFs');
       // There is no GET: who may ask for the token knows it already.
-      if (checkFeature(dev, flags, SET)) setVfToken(dev, request.value);
+      if (vfioCheckFeature(dev, flags, SET)) setVfToken(dev, request.value);
       return undefined;
     case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY:
-      if (checkFeature(dev, flags, SET)) enterLowPower(dev, undefined);
+      if (vfioCheckFeature(dev, flags, SET)) enterLowPower(dev, undefined);
       return undefined;
     case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP:
       return enterWithWakeup(dev, request);
     case VFIO_DEVICE_FEATURE_LOW_POWER_EXIT:
-      if (checkFeature(dev, flags, SET)) leaveLowPower(dev);
+      if (vfioCheckFeature(dev, flags, SET)) leaveLowPower(dev);
       return undefined;
     case VFIO_DEVICE_FEATURE_DMA_BUF:
       return exportDmaBuf(dev, request);
@@ -125,18 +130,18 @@ function migrationFeature(dev: VfioPciCoreDevice, index: number, request: Featur
   const { flags } = request;
   switch (index) {
     case VFIO_DEVICE_FEATURE_MIGRATION:
-      return checkFeature(dev, flags, GET) ? { flags: dev.migrationFlags } : undefined;
+      return vfioCheckFeature(dev, flags, GET) ? { flags: dev.migrationFlags } : undefined;
     case VFIO_DEVICE_FEATURE_MIG_DATA_SIZE:
-      if (!checkFeature(dev, flags, GET)) return undefined;
+      if (!vfioCheckFeature(dev, flags, GET)) return undefined;
       return chain(getMigrationDataSize(dev), (stopCopyLength) => ({ stopCopyLength }));
     case VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2:
       if ((dev.migrationFlags & VFIO_MIGRATION_PRE_COPY) === 0) {
         throw dev.error('EINVAL', 'MIG_PRECOPY_INFOv2', 'the device has no VFIO_MIGRATION_PRE_COPY');
       }
-      if (checkFeature(dev, flags, SET)) dev.precopyInfoV2 = true;
+      if (vfioCheckFeature(dev, flags, SET)) dev.precopyInfoV2 = true;
       return undefined;
     default: {
-      if (!checkFeature(dev, flags, GET | SET)) return undefined;
+      if (!vfioCheckFeature(dev, flags, GET | SET)) return undefined;
       if ((flags & GET) !== 0) return chain(getMigrationState(dev), (state) => ({ state }));
       const wanted = (request.value as { state?: unknown } | undefined)?.state;
       if (typeof wanted !== 'number') throw dev.error('EINVAL', 'MIG_DEVICE_STATE', 'the state to go to is missing');
@@ -168,21 +173,24 @@ function loggingFeature(
   request: FeatureRequest,
 ): MaybePromise<FeatureResult> {
   const { flags } = request;
-  const { address } = dev.fn;
   switch (index) {
     case VFIO_DEVICE_FEATURE_DMA_LOGGING_START: {
-      if (!checkFeature(dev, flags, SET)) return undefined;
+      if (!vfioCheckFeature(dev, flags, SET)) return undefined;
       const start = request.value as DmaLoggingStart | undefined;
       if (typeof start?.pageSize !== 'bigint' || !Array.isArray(start.ranges)) {
         throw dev.error('EINVAL', 'DMA_LOGGING_START', 'the page size or the ranges are missing');
       }
-      checkLoggingRanges(start.pageSize, start.ranges, address);
-      return chain(log.logStart(dev, start.ranges, start.pageSize), (pageSize) => ({ pageSize }));
+      const { pageSize, ranges } = start;
+      nameDevice(dev, () => {
+        checkLoggingRangeCount(ranges.length, PAGE_SIZE);
+        checkLoggingRanges(ranges, pageSize);
+      });
+      return chain(log.logStart(dev, ranges, pageSize), (tracked) => ({ pageSize: tracked }));
     }
     case VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP:
-      return checkFeature(dev, flags, SET) ? chain(log.logStop(dev), () => undefined) : undefined;
+      return vfioCheckFeature(dev, flags, SET) ? chain(log.logStop(dev), () => undefined) : undefined;
     default: {
-      if (!checkFeature(dev, flags, GET)) return undefined;
+      if (!vfioCheckFeature(dev, flags, GET)) return undefined;
       const report = request.value as DmaLoggingReport | undefined;
       if (
         typeof report?.iova !== 'bigint' ||
@@ -192,10 +200,13 @@ function loggingFeature(
       ) {
         throw dev.error('EINVAL', 'DMA_LOGGING_REPORT', 'the range, page size or bitmap is missing');
       }
-      checkLoggingReport(report, address);
-      const range = { iova: report.iova, length: report.length };
+      const { iova, length, pageSize, bitmap } = report;
+      const needed = nameDevice(dev, () => checkLoggingReport(iova, length, pageSize));
+      if (BigInt(bitmap.length) < needed) {
+        throw dev.error('EFAULT', 'DMA_LOGGING_REPORT', `a bitmap of ${needed} bytes is needed, got ${bitmap.length}`);
+      }
       return chain(
-        log.logReadAndClear(dev, range, (iova, length) => setDirtyBits(report, iova, length)),
+        log.logReadAndClear(dev, { iova, length }, (at, dirty) => setDirtyBits(report, at, dirty)),
         () => undefined,
       );
     }
@@ -206,7 +217,7 @@ function enterWithWakeup(dev: VfioPciCoreDevice, request: FeatureRequest): undef
   const trigger = (request.value as { trigger?: EventTrigger | null } | undefined)?.trigger ?? null;
   let taken = false;
   try {
-    if (!checkFeature(dev, request.flags, SET)) return undefined;
+    if (!vfioCheckFeature(dev, request.flags, SET)) return undefined;
     if (trigger === null) throw dev.error('EINVAL', 'LOW_POWER_ENTRY_WITH_WAKEUP', 'a wake-up eventfd is needed');
     enterLowPower(dev, trigger);
     taken = true;

@@ -112,10 +112,6 @@ export class GuestMemory implements DmaSpace {
     });
   }
 
-  /**
-   * Calls the handler when a mapping is about to go, while it can still be reached: time to end I/O on it and to
-   * release pins. Returns what unregisters it. A handler must not throw.
-   */
   onUnmap(handler: (iova: bigint, size: bigint) => void): () => void {
     this.#listeners.add(handler);
     return () => {
@@ -212,10 +208,13 @@ export class GuestMemory implements DmaSpace {
       const stop = Math.min(mapping.to, end);
       const piece = data.subarray(at - iova, stop - iova);
       if (mapping.memory !== undefined) this.#copyLocal(mapping, at, piece, isWrite);
-      else if (isWrite) {
-        await this.remote!.write(at, piece);
-        this.#log?.mark(at, piece.length);
-      } else await this.remote!.read(at, piece);
+      else {
+        const remote = (mapping.remote ?? this.remote)!;
+        if (isWrite) {
+          await remote.write(at, piece);
+          this.#log?.mark(at, piece.length);
+        } else await remote.read(at, piece);
+      }
       at = stop;
     }
   }
@@ -243,7 +242,8 @@ export class GuestMemory implements DmaSpace {
       );
     }
     if (mapping.memory === undefined) {
-      if (this.remote === undefined) throw this.#fault(kind, iova, length, 'the memory is remote and its peer is gone');
+      if ((mapping.remote ?? this.remote) === undefined)
+        throw this.#fault(kind, iova, length, 'the memory is remote and its peer is gone');
     } else {
       const end = Math.min(mapping.to, iova + length);
       if (end - mapping.from > mapping.memory.bytes.length)
@@ -320,30 +320,54 @@ export class GuestMemory implements DmaSpace {
     if (iova >= 0n && end <= BigInt(NUMBER_LIMIT)) {
       return isWrite ? this.write(Number(iova), data) : this.read(Number(iova), data);
     }
-    const pieces: { mapping: DmaMapping; at: bigint; length: number }[] = [];
+    const pieces: BigPiece[] = [];
     for (let at = iova; at < end; ) {
-      const mapping = this.#table.findBig(at);
-      if (mapping === undefined || (isWrite ? !mapping.writable : !mapping.readable) || mapping.memory === undefined) {
-        const kind = isWrite ? 'write' : 'read';
-        throw this.#fault(kind, iova, data.length, `no local memory at ${hex(at)} allows it`);
-      }
-      const stop = mapping.iova + mapping.size < end ? mapping.iova + mapping.size : end;
-      pieces.push({ mapping, at, length: Number(stop - at) });
-      at = stop;
+      const piece = this.#bigPiece(iova, at, end, data, isWrite);
+      pieces.push(piece);
+      at += BigInt(piece.data.length);
     }
-    let done = 0;
-    for (const { mapping, at, length } of pieces) {
-      const bytes = mapping.memory!.bytes;
-      const offset = Number(at - mapping.iova);
-      if (offset + length > bytes.length) {
-        throw this.#fault(isWrite ? 'write' : 'read', iova, data.length, 'the memory behind the mapping is gone');
-      }
-      if (isWrite) {
-        bytes.set(data.subarray(done, done + length), offset);
-        this.#log?.markBig(at, BigInt(length));
-      } else data.set(bytes.subarray(offset, offset + length), done);
-      done += length;
+    const waits: Promise<void>[] = [];
+    for (const piece of pieces) {
+      const wait = this.#copyBig(piece, isWrite);
+      if (wait !== undefined) waits.push(wait);
     }
+    return waits.length === 0 ? undefined : Promise.all(waits).then(() => undefined);
+  }
+
+  /** The part of an access that one mapping holds. @throws EFAULT */
+  #bigPiece(iova: bigint, at: bigint, end: bigint, data: Uint8Array, isWrite: boolean): BigPiece {
+    const kind = isWrite ? 'write' : 'read';
+    const mapping = this.#table.findBig(at);
+    if (mapping === undefined || (isWrite ? !mapping.writable : !mapping.readable)) {
+      throw this.#fault(kind, iova, data.length, `no mapping at ${hex(at)} allows it`);
+    }
+    const mappingEnd = mapping.iova + mapping.size;
+    const stop = mappingEnd < end ? mappingEnd : end;
+    const part = data.subarray(Number(at - iova), Number(stop - iova));
+    const offset = Number(at - mapping.iova);
+    if (mapping.memory !== undefined && offset + part.length > mapping.memory.bytes.length) {
+      throw this.#fault(kind, iova, data.length, 'the memory behind the mapping is gone');
+    }
+    if (mapping.memory === undefined) {
+      const remote = mapping.remote ?? this.remote;
+      if ((isWrite ? remote?.writeBig : remote?.readBig) === undefined) {
+        throw this.#fault(kind, iova, data.length, 'the memory is remote and cannot be reached above 2^53');
+      }
+    }
+    return { mapping, at, offset, data: part };
+  }
+
+  #copyBig({ mapping, at, offset, data }: BigPiece, isWrite: boolean): void | Promise<void> {
+    if (mapping.memory === undefined) {
+      const remote = (mapping.remote ?? this.remote)!;
+      if (!isWrite) return remote.readBig!(at, data);
+      return remote.writeBig!(at, data).then(() => this.#log?.markBig(at, BigInt(data.length)));
+    }
+    const { bytes } = mapping.memory;
+    if (isWrite) {
+      bytes.set(data, offset);
+      this.#log?.markBig(at, BigInt(data.length));
+    } else data.set(bytes.subarray(offset, offset + data.length));
     return undefined;
   }
 
@@ -388,6 +412,14 @@ export class GuestMemory implements DmaSpace {
       device: this.#device,
     });
   }
+}
+
+/** The part of a bigint access that one mapping holds. */
+interface BigPiece {
+  readonly mapping: DmaMapping;
+  readonly at: bigint;
+  readonly offset: number;
+  readonly data: Uint8Array;
 }
 
 class Pin implements PinnedView {

@@ -1,5 +1,4 @@
 import {
-  VFIO_DEVICE_FLAGS_CAPS,
   VFIO_DEVICE_FLAGS_PCI,
   VFIO_DEVICE_FLAGS_RESET,
   VFIO_IRQ_INFO_AUTOMASKED,
@@ -16,14 +15,14 @@ import {
   VFIO_REGION_INFO_CAP_MSIX_MAPPABLE,
   VFIO_REGION_INFO_CAP_SPARSE_MMAP,
   VFIO_REGION_INFO_CAP_TYPE,
-  VFIO_REGION_INFO_FLAG_CAPS,
   VFIO_REGION_INFO_FLAG_MMAP,
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_REGION_INFO_FLAG_WRITE,
 } from '@vfio/uapi';
 import type { VfioPciCoreDevice } from './core-device.js';
 import type { DeviceCap, DeviceInfo, IrqInfo, RegionCap, RegionInfo } from './info.js';
-import { openRom, romSize } from './rom.js';
+import { withMemoryEnabled } from './memory.js';
+import { romSize, withRom } from './rom.js';
 import { irqCount } from './set-irqs.js';
 
 /** Bits of a device file's offset that are the offset within a region. */
@@ -45,10 +44,7 @@ export function deviceCaps(dev: VfioPciCoreDevice): DeviceCap[] {
 export function vfioPciCoreGetInfo(dev: VfioPciCoreDevice): DeviceInfo {
   const caps = deviceCaps(dev);
   return {
-    flags:
-      VFIO_DEVICE_FLAGS_PCI |
-      (dev.resetWorks ? VFIO_DEVICE_FLAGS_RESET : 0) |
-      (caps.length > 0 ? VFIO_DEVICE_FLAGS_CAPS : 0),
+    flags: VFIO_DEVICE_FLAGS_PCI | (dev.resetWorks ? VFIO_DEVICE_FLAGS_RESET : 0),
     numRegions: VFIO_PCI_NUM_REGIONS + dev.regions.length,
     numIrqs: VFIO_PCI_NUM_IRQS,
     caps,
@@ -62,10 +58,12 @@ export function vfioPciCoreGetRegionInfo(dev: VfioPciCoreDevice, index: number):
     return { index, flags: READ_WRITE, size: dev.config!.size, offset, caps: [] };
   }
   if (index === VFIO_PCI_ROM_REGION_INDEX) {
-    const rom = romSize(dev) === 0 ? undefined : openRom(dev);
-    return rom === undefined
+    const size = romSize(dev);
+    // Whether there is an image shows only with memory decode on, whatever the user's COMMAND says.
+    const isValid = size > 0 && withMemoryEnabled(dev, () => withRom(dev, () => true)) === true;
+    return !isValid
       ? { index, flags: 0, size: 0, offset, caps: [] }
-      : { index, flags: VFIO_REGION_INFO_FLAG_READ, size: romSize(dev), offset, caps: [] };
+      : { index, flags: VFIO_REGION_INFO_FLAG_READ, size, offset, caps: [] };
   }
   if (index === VFIO_PCI_VGA_REGION_INDEX) {
     if (dev.vga === undefined) throw dev.error('EINVAL', 'getRegionInfo', 'region 8: the function has no VGA ranges');
@@ -94,7 +92,6 @@ function barInfo(dev: VfioPciCoreDevice, index: number, offset: number): RegionI
     }
     if (index === dev.msixBar) caps.push({ id: VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, version: 1 });
   }
-  if (caps.length > 0) flags |= VFIO_REGION_INFO_FLAG_CAPS;
   return { index, flags, size: bar.size, offset, caps };
 }
 
@@ -108,7 +105,7 @@ export function devRegionInfo(dev: VfioPciCoreDevice, index: number, op: string)
   ];
   return {
     index,
-    flags: region.flags | VFIO_REGION_INFO_FLAG_CAPS,
+    flags: region.flags,
     size: region.size,
     offset: index * OFFSET_SPAN,
     caps,

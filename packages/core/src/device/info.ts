@@ -33,7 +33,7 @@ export interface DeviceCap {
 
 /** VFIO_DEVICE_GET_INFO. */
 export interface DeviceInfo {
-  /** VFIO_DEVICE_FLAGS_*. */
+  /** VFIO_DEVICE_FLAGS_*, without CAPS: that one belongs to the bytes. */
   readonly flags: number;
   readonly numRegions: number;
   readonly numIrqs: number;
@@ -43,7 +43,7 @@ export interface DeviceInfo {
 /** VFIO_DEVICE_GET_REGION_INFO. */
 export interface RegionInfo {
   readonly index: number;
-  /** VFIO_REGION_INFO_FLAG_*. */
+  /** VFIO_REGION_INFO_FLAG_*, without CAPS: that one belongs to the bytes. */
   readonly flags: number;
   readonly size: number;
   /** Where the region starts in the device's file, as the base reports it: never computed from the index. */

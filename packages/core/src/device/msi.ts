@@ -1,35 +1,18 @@
 import {
-  PCI_COMMAND,
-  PCI_COMMAND_MEMORY,
   VFIO_IRQ_SET_DATA_EVENTFD,
   VFIO_IRQ_SET_DATA_NONE,
   VFIO_PCI_MSI_IRQ_INDEX,
   VFIO_PCI_MSIX_IRQ_INDEX,
 } from '@vfio/uapi';
 import type { VfioPciCoreDevice } from './core-device.js';
-import { busyType } from './intx.js';
+import { busyType, pciIntx } from './intx.js';
 import { IRQ_NONE } from './irq-state.js';
+import { withMemoryEnabled } from './memory.js';
 import { type OwnedRequest, takeTrigger } from './owned-request.js';
 import type { EventTrigger } from './triggers.js';
 
 function nameOf(index: number): string {
   return index === VFIO_PCI_MSIX_IRQ_INDEX ? 'MSI-X' : 'MSI';
-}
-
-/**
- * Vectors are set up through the MSI-X table in a BAR, which the user may have switched off: memory decode is on while
- * `work` runs.
- */
-function withMemoryEnabled<T>(dev: VfioPciCoreDevice, work: () => T): T {
-  const { config } = dev.raw;
-  const command = config.read(PCI_COMMAND, 2);
-  const isOff = (command & PCI_COMMAND_MEMORY) === 0;
-  if (isOff) config.write(PCI_COMMAND, 2, command | PCI_COMMAND_MEMORY);
-  try {
-    return work();
-  } finally {
-    if (isOff) config.write(PCI_COMMAND, 2, command);
-  }
 }
 
 /** VFIO_PCI_MSI_IRQ_INDEX and MSIX, ACTION_TRIGGER. */
@@ -89,6 +72,8 @@ export function disableMsi(dev: VfioPciCoreDevice): void {
   irqs.allocated = 0;
   irqs.added.clear();
   irqs.type = IRQ_NONE;
+  // Ending MSI clears DisINTx, which must stay set where INTx is broken.
+  if (dev.nointx) pciIntx(dev.raw.config, false);
 }
 
 /**

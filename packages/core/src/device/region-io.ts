@@ -9,7 +9,7 @@ import type { BarSlot } from './bar-slot.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 import type { MaybePromise } from './maybe-promise.js';
 import { whileAwake, whileAwakeSync } from './power.js';
-import { openRom, romSize } from './rom.js';
+import { romSize, withRom } from './rom.js';
 
 /** Eight bytes through which the qword accessors of all devices pass: one thread, no calls in between. */
 const qword = new DataView(new ArrayBuffer(8));
@@ -213,12 +213,14 @@ function readRom(dev: VfioPciCoreDevice, offset: number, data: Uint8Array): numb
   const size = romSize(dev);
   if (size === 0) throw dev.error('EINVAL', 'read', 'region 6 read: the function has no ROM');
   if (offset >= size) throw pastEnd(dev, VFIO_PCI_ROM_REGION_INDEX, offset, data.length, size, 'read');
-  const rom = openRom(dev);
-  if (rom === undefined) throw dev.error('ENOMEM', 'read', 'region 6 read: the ROM holds no valid image');
   checkMemory(dev, VFIO_PCI_ROM_REGION_INDEX, 'read');
   const count = Math.min(data.length, size - offset);
-  loadBytes(rom.space, offset, data, count, rom.length, size, MAX_WIDTH_SLOW);
-  return count;
+  const done = withRom(dev, (space, length) => {
+    loadBytes(space, offset, data, count, length, size, MAX_WIDTH_SLOW);
+    return count;
+  });
+  if (done === undefined) throw dev.error('ENOMEM', 'read', 'region 6 read: the ROM holds no valid image');
+  return done;
 }
 
 /**

@@ -1,4 +1,4 @@
-import { VFIO_PCI_ROM_REGION_INDEX } from '@vfio/uapi';
+import { PCI_ROM_ADDRESS, PCI_ROM_ADDRESS_ENABLE, PCI_ROM_ADDRESS_MASK, VFIO_PCI_ROM_REGION_INDEX } from '@vfio/uapi';
 import type { RegisterSpace } from '../pci/raw-function.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 
@@ -12,13 +12,6 @@ const PCIR_LAST_IMAGE = 0x80;
 const PCIR_SIZE = 0x18;
 const IMAGE_UNIT = 512;
 
-/** A ROM whose content makes sense. */
-export interface OpenRom {
-  readonly space: RegisterSpace;
-  /** Bytes of the images; behind them all reads as ones. */
-  readonly length: number;
-}
-
 /** Size of the ROM region: that of the BAR, or of firmware's copy rounded up to a power of two; 0: there is none. */
 export function romSize(dev: VfioPciCoreDevice): number {
   const { resource } = dev.bars[VFIO_PCI_ROM_REGION_INDEX]!;
@@ -29,20 +22,40 @@ export function romSize(dev: VfioPciCoreDevice): number {
   return resource.shadowLength === 0 ? 0 : size;
 }
 
-/** Reads the ROM's headers; undefined where it cannot be mapped or holds no image. */
-export function openRom(dev: VfioPciCoreDevice): OpenRom | undefined {
-  const slot = dev.bars[VFIO_PCI_ROM_REGION_INDEX]!;
-  if (slot.resource === undefined) return undefined;
-  if (slot.space === undefined) {
-    try {
-      slot.space = dev.raw.open(VFIO_PCI_ROM_REGION_INDEX);
-    } catch {
-      return undefined;
-    }
+/**
+ * Runs `work` on the ROM, whose decoder is on meanwhile; undefined where it cannot be mapped or holds no valid image.
+ * `length` are the bytes of its images.
+ */
+export function withRom<T>(dev: VfioPciCoreDevice, work: (space: RegisterSpace, length: number) => T): T | undefined {
+  const { raw } = dev;
+  const { resource } = dev.bars[VFIO_PCI_ROM_REGION_INDEX]!;
+  if (resource === undefined) return undefined;
+  let space: RegisterSpace;
+  try {
+    space = raw.open(VFIO_PCI_ROM_REGION_INDEX);
+  } catch {
+    return undefined;
   }
-  const { space } = slot;
-  const length = romLength(space, slot.resource.shadowLength ?? slot.resource.size);
-  return length === 0 ? undefined : { space, length };
+  const size = resource.shadowLength ?? resource.size;
+  if (resource.shadowLength !== undefined) return withImage(space, size, work);
+  const { config } = raw;
+  const register = config.read(PCI_ROM_ADDRESS, 4);
+  // Only while it is read: on some devices the ROM's decoder shares its gates with a BAR's.
+  config.write(PCI_ROM_ADDRESS, 4, (register & ~PCI_ROM_ADDRESS_MASK) | resource.start | PCI_ROM_ADDRESS_ENABLE);
+  try {
+    return withImage(space, size, work);
+  } finally {
+    config.write(PCI_ROM_ADDRESS, 4, register);
+  }
+}
+
+function withImage<T>(
+  space: RegisterSpace,
+  size: number,
+  work: (space: RegisterSpace, length: number) => T,
+): T | undefined {
+  const length = romLength(space, size);
+  return length === 0 ? undefined : work(space, length);
 }
 
 /** Sum of the images' lengths, up to the one that says it is the last: `pci_get_rom_size`. 0: no valid image. */

@@ -1,12 +1,11 @@
 import {
+  checkIrqSet,
+  checkIrqSetAction,
   VFIO_IRQ_SET_ACTION_MASK,
-  VFIO_IRQ_SET_ACTION_TRIGGER,
   VFIO_IRQ_SET_ACTION_TYPE_MASK,
   VFIO_IRQ_SET_ACTION_UNMASK,
   VFIO_IRQ_SET_DATA_BOOL,
-  VFIO_IRQ_SET_DATA_EVENTFD,
   VFIO_IRQ_SET_DATA_NONE,
-  VFIO_IRQ_SET_DATA_TYPE_MASK,
   VFIO_PCI_ERR_IRQ_INDEX,
   VFIO_PCI_INTX_IRQ_INDEX,
   VFIO_PCI_MSI_IRQ_INDEX,
@@ -18,10 +17,9 @@ import type { VfioPciCoreDevice } from './core-device.js';
 import { disableIntx, setIntxMask, setIntxTrigger, setIntxUnmask } from './intx.js';
 import { IRQ_NONE } from './irq-state.js';
 import { disableMsi, setMsiTrigger } from './msi.js';
+import { nameDevice } from './name-device.js';
 import { type OwnedRequest, takeTrigger } from './owned-request.js';
 import type { EventTrigger, SetIrqsRequest } from './triggers.js';
-
-const U32_MAX = 0xffffffff;
 
 /** How many interrupts an index has: `vfio_pci_get_irq_count`. */
 export function irqCount(dev: VfioPciCoreDevice, index: number): number {
@@ -42,43 +40,19 @@ export function irqCount(dev: VfioPciCoreDevice, index: number): number {
   }
 }
 
-/** Lets go of every trigger of a request: for a call that failed. */
-export function releaseTriggers(request: SetIrqsRequest): void {
-  for (const trigger of request.triggers ?? []) trigger?.release();
-}
-
-/** What every SET_IRQS must keep to, whatever the device. @throws EINVAL */
-export function checkSetIrqs(dev: VfioPciCoreDevice, request: SetIrqsRequest, count: (index: number) => number): void {
-  const { flags, index, start } = request;
-  const problem = (message: string) => dev.error('EINVAL', 'setIrqs', message);
-  const isU32 = (value: number) => Number.isInteger(value) && value >= 0 && value <= U32_MAX;
-  if (!isU32(index) || index >= VFIO_PCI_NUM_IRQS)
-    throw problem(`interrupt index ${index}: must be below ${VFIO_PCI_NUM_IRQS}`);
-  if (!isU32(start) || !isU32(request.count) || request.count >= U32_MAX - start) {
-    throw problem(`start ${start}, count ${request.count}: out of range`);
+/** What every SET_IRQS must keep to, whatever the device. @throws EINVAL, ENOTTY */
+function checkSetIrqs(dev: VfioPciCoreDevice, request: SetIrqsRequest): void {
+  const { flags, index, start, count } = request;
+  for (const value of [flags, index, start, count]) {
+    // A peer's fields are 32 bits; a program's may be anything.
+    if (value >>> 0 !== value) throw dev.error('EINVAL', 'setIrqs', `${value}: must be a number of 32 bits`);
   }
-  if (!isU32(flags) || (flags & ~(VFIO_IRQ_SET_DATA_TYPE_MASK | VFIO_IRQ_SET_ACTION_TYPE_MASK)) !== 0) {
-    throw problem(`flags 0x${flags.toString(16)}: unknown bits`);
-  }
-  const has = count(index);
-  if (start >= has || start + request.count > has) {
-    throw problem(`interrupt index ${index}, start ${start}, count ${request.count}: the index has ${has} interrupts`);
-  }
-  switch (flags & VFIO_IRQ_SET_DATA_TYPE_MASK) {
-    case VFIO_IRQ_SET_DATA_NONE:
-      return;
-    case VFIO_IRQ_SET_DATA_BOOL:
-      if ((request.bools?.length ?? 0) < request.count)
-        throw problem(`DATA_BOOL: ${request.count} values are needed, got ${request.bools?.length ?? 0}`);
-      return;
-    case VFIO_IRQ_SET_DATA_EVENTFD:
-      if ((request.triggers?.length ?? 0) < request.count) {
-        throw problem(`DATA_EVENTFD: ${request.count} triggers are needed, got ${request.triggers?.length ?? 0}`);
-      }
-      return;
-    default:
-      throw problem(`flags 0x${flags.toString(16)}: exactly one DATA type is needed`);
-  }
+  nameDevice(dev, () => {
+    const size = checkIrqSet(request, { numIrqs: VFIO_PCI_NUM_IRQS, irqCount: (of) => irqCount(dev, of) });
+    const given = size === 0 ? count : size === 1 ? (request.bools?.length ?? 0) : (request.triggers?.length ?? 0);
+    if (given < count) throw dev.error('EINVAL', 'setIrqs', `${count} interrupts, but data for ${given}`);
+    checkIrqSetAction(flags, index);
+  });
 }
 
 /**
@@ -91,7 +65,7 @@ export function checkSetIrqs(dev: VfioPciCoreDevice, request: SetIrqsRequest, co
 export function vfioPciCoreSetIrqs(dev: VfioPciCoreDevice, request: SetIrqsRequest): number {
   const owned: OwnedRequest = { ...request, owned: [...(request.triggers ?? [])] };
   try {
-    checkSetIrqs(dev, request, (index) => irqCount(dev, index));
+    checkSetIrqs(dev, request);
     return dispatch(dev, owned, request.flags & VFIO_IRQ_SET_ACTION_TYPE_MASK);
   } finally {
     for (const trigger of owned.owned) trigger?.release();
@@ -99,30 +73,20 @@ export function vfioPciCoreSetIrqs(dev: VfioPciCoreDevice, request: SetIrqsReque
 }
 
 function dispatch(dev: VfioPciCoreDevice, request: OwnedRequest, action: number): number {
+  const { irqs } = dev;
   switch (request.index) {
     case VFIO_PCI_INTX_IRQ_INDEX:
       if (action === VFIO_IRQ_SET_ACTION_MASK) return setIntxMask(dev, request);
-      if (action === VFIO_IRQ_SET_ACTION_UNMASK) return setIntxUnmask(dev, request);
-      if (action === VFIO_IRQ_SET_ACTION_TRIGGER) return setIntxTrigger(dev, request);
-      break;
-    case VFIO_PCI_MSI_IRQ_INDEX:
-    case VFIO_PCI_MSIX_IRQ_INDEX:
-      if (action === VFIO_IRQ_SET_ACTION_TRIGGER) return setMsiTrigger(dev, request);
-      break;
+      return action === VFIO_IRQ_SET_ACTION_UNMASK ? setIntxUnmask(dev, request) : setIntxTrigger(dev, request);
     case VFIO_PCI_ERR_IRQ_INDEX:
-      if (action === VFIO_IRQ_SET_ACTION_TRIGGER) {
-        dev.irqs.errTrigger = setSingle(dev, request, 'ERR', dev.irqs.errTrigger);
-        return 0;
-      }
-      break;
+      irqs.errTrigger = setSingle(dev, request, 'ERR', irqs.errTrigger);
+      return 0;
     case VFIO_PCI_REQ_IRQ_INDEX:
-      if (action === VFIO_IRQ_SET_ACTION_TRIGGER) {
-        dev.irqs.reqTrigger = setSingle(dev, request, 'REQ', dev.irqs.reqTrigger);
-        return 0;
-      }
-      break;
+      irqs.reqTrigger = setSingle(dev, request, 'REQ', irqs.reqTrigger);
+      return 0;
+    default:
+      return setMsiTrigger(dev, request);
   }
-  throw dev.error('ENOTTY', 'setIrqs', `interrupt index ${request.index} has no action 0x${action.toString(16)}`);
 }
 
 /** ERR and REQ, which have one trigger each and stand beside the active type. Returns the trigger from now on. */

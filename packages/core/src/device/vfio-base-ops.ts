@@ -1,10 +1,10 @@
-import { VFIO_DEVICE_FLAGS_CAPS, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_NUM_REGIONS } from '@vfio/uapi';
+import { VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_NUM_REGIONS } from '@vfio/uapi';
 import { ConfigResetWatch } from './config-reset-watch.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 import { type DevRegion, releaseRegions } from './dev-region.js';
 import type { DmaMapRequest } from './dma-space.js';
 import { driverFeature } from './feature.js';
-import { checkFeatureFlags } from './feature-check.js';
+import { vfioCheckFeatureFlags } from './feature-check.js';
 import { deviceCaps, devRegionInfo } from './info-ops.js';
 import { chain } from './maybe-promise.js';
 import type { VfioDeviceOps } from './ops.js';
@@ -43,7 +43,7 @@ export function vfioBaseOps(base: VfioDeviceOps): VfioDeviceOps {
       const info = base.getInfo(dev);
       const caps = [...info.caps, ...deviceCaps(dev)];
       return {
-        flags: info.flags | (caps.length > 0 ? VFIO_DEVICE_FLAGS_CAPS : 0),
+        flags: info.flags,
         numRegions: dev.baseRegions + dev.regions.length,
         numIrqs: info.numIrqs,
         caps,
@@ -78,7 +78,7 @@ export function vfioBaseOps(base: VfioDeviceOps): VfioDeviceOps {
     reset: (dev) => chain(base.reset(dev), () => notifyReset(dev)),
     hotReset: (dev, request) => chain(base.hotReset(dev, request), () => notifyReset(dev)),
     deviceFeature(dev, request) {
-      checkFeatureFlags(dev, request.flags);
+      vfioCheckFeatureFlags(dev, request.flags);
       const own = driverFeature(dev, request);
       return own === undefined ? base.deviceFeature(dev, request) : own.result;
     },
