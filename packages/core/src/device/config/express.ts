@@ -12,7 +12,7 @@ import { type CapAccess, readByTable, writeByTable } from './access.js';
 import { findCapability } from './lookup.js';
 import { EXP_TABLE } from './permissions.js';
 import type { ConfigState } from './state.js';
-import { withMemoryLocked } from './traps.js';
+import { resetFunction } from './traps.js';
 
 const MAX_READ_REQUEST = 4096;
 
@@ -34,6 +34,11 @@ function followReadRequest(state: ConfigState, start: number, before: number): v
   state.hw.write(position + PCI_EXP_DEVCTL, 2, (hardware & ~PCI_EXP_DEVCTL_READRQ) | field);
 }
 
+async function followLater(pending: Promise<void>, state: ConfigState, start: number, before: number): Promise<void> {
+  await pending;
+  followReadRequest(state, start, before);
+}
+
 /** PCI Express: FLR is carried out by the host, MPS stays virtual, MRRS has a floor. */
 export const EXPRESS: CapAccess = {
   read: (state, position, width, start) => readByTable(state, EXP_TABLE, position, width, start),
@@ -50,10 +55,10 @@ export const EXPRESS: CapAccess = {
       state.setWord(control, virtual & ~PCI_EXP_DEVCTL_BCR_FLR);
       const aligned = (start & 3) === 0;
       if (aligned && (state.hw.read(start + PCI_EXP_DEVCAP, 4) & PCI_EXP_DEVCAP_FLR) !== 0) {
-        pending = withMemoryLocked(state.host, true, () => state.host.tryResetFunction());
+        pending = resetFunction(state.host);
       }
     }
-    if (pending !== undefined) return pending.then(() => followReadRequest(state, start, before));
+    if (pending !== undefined) return followLater(pending, state, start, before);
     followReadRequest(state, start, before);
     return undefined;
   },

@@ -3,9 +3,7 @@ import { type CapAccess, readByTable, writeByTable } from './access.js';
 import type { PciPowerState } from './host.js';
 import { PM_CTRL_VIRT, PM_PMC_VIRT, PM_TABLE } from './permissions.js';
 import type { ConfigState } from './state.js';
-import { withMemoryLocked } from './traps.js';
-
-const D3_HOT = 3;
+import { changePower } from './traps.js';
 
 /** Hides wake-up from a capability just copied from hardware: no PME would ever reach the user. */
 export function hidePme(state: ConfigState, position: number): void {
@@ -23,7 +21,6 @@ export const PM: CapAccess = {
   write(state, position, width, start, value) {
     writeByTable(state, PM_TABLE, position, width, start, value);
     if (position - start !== PCI_PM_CTRL) return undefined;
-    const target = (value & PCI_PM_CTRL_STATE_MASK) as PciPowerState;
-    return withMemoryLocked(state.host, target >= D3_HOT, () => state.host.setPowerState(target));
+    return changePower(state.host, (value & PCI_PM_CTRL_STATE_MASK) as PciPowerState);
   },
 };

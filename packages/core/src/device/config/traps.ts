@@ -1,4 +1,4 @@
-import type { ConfigSpaceHost } from './host.js';
+import type { ConfigSpaceHost, PciPowerState } from './host.js';
 
 function report(host: ConfigSpaceHost, error: unknown): void {
   host.warn(error instanceof Error ? error.message : String(error));
@@ -9,10 +9,25 @@ function isPromise(value: unknown): value is Promise<void> {
 }
 
 /**
+ * Resets the function, its mappings killed.
+ *
+ * This and {@link changePower} are functions of their own, since a closure in an access function would cost every
+ * access an allocation, sprung trap or not.
+ */
+export function resetFunction(host: ConfigSpaceHost): undefined | Promise<void> {
+  return withMemoryLocked(host, true, () => host.tryResetFunction());
+}
+
+/** Moves the function to another power state; in D3hot its memory is out of reach. */
+export function changePower(host: ConfigSpaceHost, state: PciPowerState): undefined | Promise<void> {
+  return withMemoryLocked(host, state >= 3, () => host.setPowerState(state));
+}
+
+/**
  * Runs a reset or power change with memory decode taken. Its failure is logged and not passed on: a register write has
  * no way to fail, and the user finds out by reading the register or the device.
  */
-export function withMemoryLocked(
+function withMemoryLocked(
   host: ConfigSpaceHost,
   zap: boolean,
   action: () => void | Promise<void>,
