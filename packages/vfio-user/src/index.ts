@@ -1,1 +1,18 @@
-export {};
+/**
+ * vfio-user: a VFIO device over a Unix socket. A server that QEMU, Cloud Hypervisor and others attach to, and a client.
+ *
+ * @packageDocumentation
+ */
+export { COMPAT_MODES, type CompatMode, type CompatPolicy, compatPolicy } from './compat.js';
+export { type CommandCount, Counters } from './counters.js';
+export type { ListenFd, ListenPath } from './listen-socket.js';
+export * from './negotiation.js';
+export {
+  type AttachedClient,
+  type ListenOptions,
+  type ServerStats,
+  VfioUserServer,
+  type VfioUserServerOptions,
+} from './server.js';
+export { ServiceLoop, type ServiceLoopOptions } from './service-loop.js';
+export { COMMAND_NAMES, commandName, describeMessage, type TraceSink } from './trace.js';

@@ -1,0 +1,274 @@
+import type { DmaMapRequest, RemoteDma, SharedMemory, VfioDevice } from '@vfio/core';
+import {
+  closeFd,
+  MADV_DONTDUMP,
+  MAX_MAPPING_LENGTH,
+  type Mapping,
+  mmap,
+  PROT_READ,
+  PROT_WRITE,
+  pageSize,
+  statFd,
+} from '@vfio/native';
+import {
+  errnoError,
+  hex,
+  VFIO_USER_F_DMA_REGION_FILE_IO,
+  VFIO_USER_F_DMA_REGION_MASK,
+  VFIO_USER_F_DMA_REGION_MMAP,
+  VFIO_USER_F_DMA_REGION_READ,
+  VFIO_USER_F_DMA_REGION_WRITE,
+} from '@vfio/uapi';
+import { FileDma } from './file-dma.js';
+import { DMA_PAGE_SIZE, MAX_DMA_MAP_SIZE } from './limits.js';
+
+/** A DMA_MAP, taken apart. */
+export interface MapCommand {
+  /** VFIO_USER_F_DMA_REGION_*. */
+  readonly flags: number;
+  /** Bytes from the start of the descriptor's file. */
+  readonly offset: bigint;
+  readonly iova: bigint;
+  readonly size: bigint;
+}
+
+/** How a mapping's memory is reached. */
+type Access = 'mmap' | 'file' | 'message';
+
+/** One DMA_MAP that stands. */
+interface ClientMapping {
+  readonly iova: bigint;
+  readonly size: bigint;
+  readonly flags: number;
+  readonly offset: bigint;
+  readonly access: Access;
+  /** Which file it is, to know an identical map again; undefined without descriptor. */
+  readonly file: { readonly dev: bigint; readonly ino: bigint } | undefined;
+  /** What the device was given: more than one where a single buffer cannot show it all. */
+  readonly parts: readonly Range[];
+}
+
+interface Range {
+  readonly iova: bigint;
+  readonly size: bigint;
+}
+
+export interface ClientMemoryOptions {
+  readonly device: VfioDevice;
+  readonly maxMaps: number;
+  /** Reaches what was mapped without a descriptor. */
+  readonly remote: RemoteDma;
+  /** A mapping was made: the connection is to end when its file is cut. */
+  readonly onMapped?: (mapping: Mapping) => void;
+  /** Largest single buffer. @default what this Node can make */
+  readonly maxBuffer?: number;
+}
+
+const S_IFMT = 0o170000;
+const S_IFREG = 0o100000;
+const TOP = 1n << 64n;
+
+/**
+ * The memory that one client gave to its device. The device's own address space holds the mappings; this table knows
+ * what belongs to the protocol: which descriptor, which flags, and what one command became.
+ */
+export class ClientMemory {
+  readonly #options: ClientMemoryOptions;
+  readonly #mappings = new Map<bigint, ClientMapping>();
+
+  constructor(options: ClientMemoryOptions) {
+    this.#options = options;
+  }
+
+  /** Number of mappings. */
+  get count(): number {
+    return this.#mappings.size;
+  }
+
+  /** @throws ENOENT where not exactly this was mapped by one command */
+  check(iova: bigint, size: bigint): void {
+    const mapping = this.#mappings.get(iova);
+    if (mapping !== undefined && mapping.size === size) return;
+    throw errnoError(
+      'ENOENT',
+      mapping === undefined
+        ? `DMA_UNMAP of ${hex(iova)}+${hex(size)}: nothing was mapped at this address`
+        : `DMA_UNMAP of ${hex(iova)}+${hex(size)}: the mapping there has ${hex(mapping.size)} bytes`,
+      { op: 'DMA_UNMAP' },
+    );
+  }
+
+  /**
+   * Maps. The descriptor, where there is one, is this call's whatever happens.
+   * @throws EINVAL (flags, alignment, a file that is too short, wrap-around), EEXIST (overlap), ENOSPC (number or size of
+   *   mappings), EACCES (the descriptor forbids the access) and what mmap says
+   */
+  map(command: MapCommand, fd: number | undefined): void {
+    try {
+      this.#map(command, fd);
+    } finally {
+      // A mapping lives without its descriptor; file access keeps a copy.
+      if (fd !== undefined) closeFd(fd);
+    }
+  }
+
+  #map(command: MapCommand, fd: number | undefined): void {
+    const { flags, iova, size, offset } = command;
+    const shown = `DMA_MAP of ${hex(iova)}+${hex(size)}`;
+    const refuse = (why: string) => errnoError('EINVAL', `${shown}: ${why}`, { op: 'DMA_MAP' });
+    if ((flags & ~VFIO_USER_F_DMA_REGION_MASK) !== 0) throw refuse(`unknown flags in ${hex(flags >>> 0)}`);
+    const access = accessOf(flags, fd);
+    if (access === undefined) throw refuse(`flags ${hex(flags)} need a descriptor`);
+    if (size === 0n || iova + size > TOP) throw refuse('must be a non-empty part of 64-bit address space');
+    const mask = BigInt(DMA_PAGE_SIZE - 1);
+    if (((iova | size | (fd === undefined ? 0n : offset)) & mask) !== 0n) {
+      throw refuse(`address, size and offset ${hex(offset)} must be multiples of ${hex(DMA_PAGE_SIZE)}`);
+    }
+    if (size > MAX_DMA_MAP_SIZE) {
+      throw errnoError('ENOSPC', `${shown}: one mapping holds at most ${hex(MAX_DMA_MAP_SIZE)}`, { op: 'DMA_MAP' });
+    }
+    const stat = fd === undefined ? undefined : statFd(fd);
+    if (this.#isIdentical(command, access, stat)) return;
+    if (this.#mappings.size >= this.#options.maxMaps) {
+      throw errnoError('ENOSPC', `${shown}: the limit of ${this.#options.maxMaps} mappings is reached`, {
+        op: 'DMA_MAP',
+      });
+    }
+    const isFile = stat !== undefined && (stat.mode & S_IFMT) === S_IFREG;
+    // A file of /proc (FILE_IO) has no size; what is mapped and ends too early would be a trap for every access behind it.
+    if (access === 'mmap' && isFile && offset + size > stat.size) {
+      throw refuse(`the file has ${hex(stat.size)} bytes, ${hex(offset + size)} are needed`);
+    }
+    const parts: Range[] = [];
+    try {
+      for (const part of this.#split(iova, size, access)) {
+        this.#options.device.dmaMap(this.#request(command, part, access, fd, stat?.isHugetlb ? stat.blockSize : 0));
+        parts.push(part);
+      }
+    } catch (error) {
+      for (const part of parts) void this.#unmapPart(part);
+      throw error;
+    }
+    this.#mappings.set(iova, { iova, size, flags, offset, access, file: stat, parts });
+  }
+
+  /** Whether exactly this is mapped already: libvfio-user's clients may map again what they mapped. */
+  #isIdentical(command: MapCommand, access: Access, stat: ClientMapping['file']): boolean {
+    const known = this.#mappings.get(command.iova);
+    return (
+      known !== undefined &&
+      known.size === command.size &&
+      known.flags === command.flags &&
+      known.access === access &&
+      (stat === undefined ||
+        (known.offset === command.offset && known.file?.dev === stat.dev && known.file.ino === stat.ino))
+    );
+  }
+
+  /** Memory that is mapped is cut into what one buffer can show. */
+  *#split(iova: bigint, size: bigint, access: Access): Iterable<Range> {
+    if (access !== 'mmap') {
+      yield { iova, size };
+      return;
+    }
+    const limit = BigInt(this.#options.maxBuffer ?? MAX_MAPPING_LENGTH);
+    // Whole gigabytes where that is possible: hugetlbfs pages must not be cut.
+    const unit = limit >= 1n << 30n ? 1n << 30n : BigInt(pageSize());
+    const step = limit - (limit % unit);
+    for (let at = 0n; at < size; at += step) {
+      yield { iova: iova + at, size: size - at < step ? size - at : step };
+    }
+  }
+
+  #request(command: MapCommand, part: Range, access: Access, fd: number | undefined, hugePage: number): DmaMapRequest {
+    const readable = (command.flags & VFIO_USER_F_DMA_REGION_READ) !== 0;
+    const writable = (command.flags & VFIO_USER_F_DMA_REGION_WRITE) !== 0;
+    const common = { iova: part.iova, size: part.size, readable, writable };
+    if (access === 'message') return { ...common, memory: undefined, remote: this.#options.remote };
+    const offset = command.offset + (part.iova - command.iova);
+    if (access === 'file') {
+      const file = new FileDma(fd!, part.iova, offset);
+      return { ...common, memory: undefined, remote: file, release: () => file.close() };
+    }
+    const { mapping, bytes } = mapFile(fd!, offset, Number(part.size), readable, writable, hugePage);
+    this.#options.onMapped?.(mapping);
+    const memory: SharedMemory = { bytes, fd: undefined, fdOffset: 0 };
+    return { ...common, memory, release: () => mapping.unmap() };
+  }
+
+  /**
+   * Unmaps what was mapped by one command, exactly. A promise while the device still uses the memory.
+   * @throws ENOENT where there is no such mapping
+   */
+  unmap(iova: bigint, size: bigint): void | Promise<void> {
+    this.check(iova, size);
+    const parts = this.#mappings.get(iova)!.parts;
+    this.#mappings.delete(iova);
+    return this.#unmapParts(parts);
+  }
+
+  /** Unmaps everything, the youngest first. */
+  unmapAll(): void | Promise<void> {
+    const parts = [...this.#mappings.values()].flatMap((mapping) => mapping.parts);
+    this.#mappings.clear();
+    return this.#unmapParts(parts.reverse());
+  }
+
+  #unmapParts(parts: readonly Range[]): void | Promise<void> {
+    const waits: Promise<void>[] = [];
+    let failure: unknown;
+    for (const part of parts) {
+      try {
+        const wait = this.#unmapPart(part);
+        if (wait !== undefined) waits.push(wait);
+      } catch (error) {
+        failure ??= error;
+      }
+    }
+    if (failure !== undefined && waits.length === 0) throw failure;
+    if (waits.length === 0) return undefined;
+    return Promise.allSettled(waits).then((results) => {
+      if (failure !== undefined) throw failure;
+      for (const result of results) if (result.status === 'rejected') throw result.reason;
+    });
+  }
+
+  #unmapPart(part: Range): void | Promise<void> {
+    return this.#options.device.dmaUnmap(part.iova, part.size);
+  }
+}
+
+/** How the memory of a DMA_MAP is reached; undefined where the flags ask for a descriptor that is not there. */
+function accessOf(flags: number, fd: number | undefined): Access | undefined {
+  const needsFd = flags & (VFIO_USER_F_DMA_REGION_MMAP | VFIO_USER_F_DMA_REGION_FILE_IO);
+  if (fd === undefined) return needsFd === 0 ? 'message' : undefined;
+  if ((flags & VFIO_USER_F_DMA_REGION_MMAP) !== 0) return 'mmap';
+  return (flags & VFIO_USER_F_DMA_REGION_FILE_IO) !== 0 ? 'file' : 'mmap';
+}
+
+/** Maps `size` bytes at any page-aligned offset; on hugetlbfs, whose mappings start at its own pages, around them. */
+function mapFile(
+  fd: number,
+  offset: bigint,
+  size: number,
+  readable: boolean,
+  writable: boolean,
+  hugePage: number,
+): { mapping: Mapping; bytes: Uint8Array } {
+  const align = Math.max(pageSize(), hugePage);
+  const before = Number(offset % BigInt(align));
+  let length = before + size;
+  if (hugePage > 0) length = Math.ceil(length / align) * align;
+  const prot = (readable ? PROT_READ : 0) | (writable ? PROT_WRITE : 0);
+  const mapping = mmap(fd, offset - BigInt(before), length, prot);
+  try {
+    // Guest memory does not belong into a core file of ours.
+    mapping.advise(0, mapping.length, MADV_DONTDUMP);
+  } catch {
+    // Only a wish.
+  }
+  return {
+    mapping,
+    bytes: before === 0 && length === size ? mapping.bytes : mapping.bytes.subarray(before, before + size),
+  };
+}

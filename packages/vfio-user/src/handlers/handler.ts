@@ -1,0 +1,31 @@
+import type { MigrationData, VfioDevice } from '@vfio/core';
+import type { CompatPolicy } from '../compat.js';
+import type { ClientMemory } from '../dma.js';
+import type { AgreedLimits } from '../negotiation.js';
+import type { RegionMemory } from '../region-memory.js';
+import type { Reply, Request } from '../request.js';
+import type { ServiceLoop } from '../service-loop.js';
+
+/** What a handler sees of the session: an attached client, its device and what belongs to both. */
+export interface HandlerContext {
+  readonly device: VfioDevice;
+  readonly loop: ServiceLoop;
+  readonly limits: AgreedLimits;
+  readonly compat: CompatPolicy;
+  /** What the client mapped. */
+  readonly memory: ClientMemory;
+  /** What the client may map of the device's regions. */
+  readonly regions: RegionMemory;
+  /** The stream of a migration that is under way. */
+  migrationData: MigrationData | undefined;
+  /** The state that the client last set; undefined: none. */
+  migrationState: number | undefined;
+  /** A sentence for the log. */
+  warn(message: string): void;
+}
+
+/**
+ * Carries out one command. Throws `VfioError` with the errno that the client gets; descriptors of the request that it
+ * does not take are closed after it.
+ */
+export type Handler = (context: HandlerContext, request: Request) => Reply | Promise<Reply>;

@@ -1,0 +1,58 @@
+import type { EventTrigger } from '@vfio/core';
+import {
+  decodeVfioUserIrqSet,
+  hex,
+  VFIO_IRQ_SET_ACTION_MASK,
+  VFIO_IRQ_SET_ACTION_TRIGGER,
+  VFIO_IRQ_SET_ACTION_TYPE_MASK,
+  VFIO_IRQ_SET_ACTION_UNMASK,
+  VFIO_IRQ_SET_DATA_BOOL,
+  VFIO_IRQ_SET_DATA_EVENTFD,
+  VFIO_IRQ_SET_DATA_NONE,
+  VFIO_IRQ_SET_DATA_TYPE_MASK,
+} from '@vfio/uapi';
+import { LITTLE_ENDIAN } from '../byte-order.js';
+import { checkEventfd, EventfdTrigger } from '../eventfd-trigger.js';
+import { MAX_IRQ_COUNT } from '../limits.js';
+import { EMPTY_REPLY, malformed, type Reply, type Request } from '../request.js';
+import type { ServiceLoop } from '../service-loop.js';
+import type { Handler } from './handler.js';
+
+const ACTIONS: readonly number[] = [VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_ACTION_TRIGGER];
+const DATA_TYPES: readonly number[] = [VFIO_IRQ_SET_DATA_NONE, VFIO_IRQ_SET_DATA_BOOL, VFIO_IRQ_SET_DATA_EVENTFD];
+
+/**
+ * DEVICE_SET_IRQS. Descriptors come with the message, not in its data: none at all for EVENTFD takes the range's away,
+ * which is also what a client sees that sits behind something that drops descriptors. What depends on the device is
+ * checked by the device.
+ */
+export const setIrqs: Handler = ({ device, loop }, request): Reply => {
+  const { flags, index, start, count, bools } = decodeVfioUserIrqSet(
+    request.payload,
+    request.fds.length,
+    LITTLE_ENDIAN,
+  );
+  const dataType = flags & VFIO_IRQ_SET_DATA_TYPE_MASK;
+  const action = flags & VFIO_IRQ_SET_ACTION_TYPE_MASK;
+  if (flags !== (dataType | action) || !ACTIONS.includes(action) || !DATA_TYPES.includes(dataType)) {
+    throw malformed(request, `flags ${hex(flags)}: one kind of data and one action are wanted`);
+  }
+  // Bounded before anything is made for it.
+  const known = Math.min(device.getIrqInfo(index).count, MAX_IRQ_COUNT);
+  if (count > known || start > known - count) {
+    throw malformed(request, `vectors ${start}+${count} of index ${index}, which has ${known}`);
+  }
+  const common = { flags, index, start, count };
+  if (dataType === VFIO_IRQ_SET_DATA_EVENTFD) {
+    device.setIrqs({ ...common, triggers: takeTriggers(loop, request, count) });
+  } else if (bools !== undefined) device.setIrqs({ ...common, bools: bools.slice() });
+  else device.setIrqs(common);
+  return EMPTY_REPLY;
+};
+
+/** The descriptors as triggers; where there are none, as many nulls. They are the device's from then on. */
+function takeTriggers(loop: ServiceLoop, request: Request, count: number): (EventTrigger | null)[] {
+  for (const fd of request.fds) checkEventfd(fd, 'DEVICE_SET_IRQS');
+  if (request.fds.length === 0) return new Array<null>(count).fill(null);
+  return request.fds.map((_, index) => new EventfdTrigger(loop, request.takeFd(index)));
+}

@@ -1,0 +1,84 @@
+/**
+ * Every limit of this implementation in one place, each with the reason for its value. What a peer sends is compared
+ * with these before anything is allocated for it.
+ */
+import { VFIO_USER_HEADER_SIZE, VFIO_USER_MULTI_DATA } from '@vfio/uapi';
+
+/** Bytes of data in one message that this side takes and sends: what the specification assumes where nothing is said,
+ * and what QEMU and libvfio-user use. It must hold a whole ROM (QEMU reads one in a single message). */
+export const MAX_DATA_XFER_SIZE = 1024 * 1024;
+
+/** Least `max_data_xfer_size` that may be configured: QEMU reads the 4096 bytes of config space in one message and
+ * refuses a device where that does not fit. */
+export const MIN_DATA_XFER_SIZE = 4096;
+
+/** Bytes of the longest fixed part that stands before data in a message: REGION_READ, REGION_WRITE, DMA_READ, DMA_WRITE
+ * have 16, the dirty bitmap of DMA_UNMAP 40, a dirty log report 32. */
+export const MAX_FIXED_PAYLOAD = 48;
+
+/** Bytes of the largest message for a given `max_data_xfer_size`. */
+export function maxMessageSize(maxDataXferSize: number): number {
+  return VFIO_USER_HEADER_SIZE + MAX_FIXED_PAYLOAD + maxDataXferSize;
+}
+
+/** Descriptors in one message that Linux passes at all (SCM_MAX_FD). */
+export const MAX_SCM_FDS = 253;
+
+/** `max_msg_fds` that QEMU takes at most in a reply; above it refuses the device. Offered to everybody who does not
+ * offer more himself. */
+export const QEMU_MAX_MSG_FDS = 16;
+
+/** Descriptors that a message may carry on receipt. More than we announce: Cloud Hypervisor sends 16 whatever the
+ * server says, libvfio-user takes 1024. */
+export const MAX_RECEIVED_FDS = MAX_SCM_FDS;
+
+/** Mappings of one client: what the specification assumes, and the kernel's limit for one container. */
+export const MAX_DMA_MAPS = 65535;
+
+/** Bytes of one mapping: libvfio-user's 8 TiB. Bounds what a client can make us reserve in address space. */
+export const MAX_DMA_MAP_SIZE = 8n << 40n;
+
+/** Granularity of DMA_MAP, and `pgsizes` of the reply: the specification's default; every client aligns to it. */
+export const DMA_PAGE_SIZE = 4096;
+
+/** Vectors in one SET_IRQS: the size of the largest MSI-X table. */
+export const MAX_IRQ_COUNT = 2048;
+
+/** Writes of one REGION_WRITE_MULTI: what fits in a message; QEMU sends at most 200. */
+export const MAX_MULTI_WRITES = Math.floor(MAX_DATA_XFER_SIZE / (16 + VFIO_USER_MULTI_DATA));
+
+/** Messages that wait behind an operation which has not ended, before the socket is left unread. QEMU has one awaited
+ * message open and posts up to 1024 writes before it gathers them into REGION_WRITE_MULTI. */
+export const MAX_WAITING_MESSAGES = 1024;
+
+/** Bytes of those messages. */
+export const MAX_WAITING_BYTES = 4 * 1024 * 1024;
+
+/** Bytes that may wait to be sent to a client that does not read. Two of the largest replies: more can only mean that it
+ * sends requests without taking answers. */
+export const MAX_UNSENT_BYTES = 4 * 1024 * 1024;
+
+/** Our own DMA_READ and DMA_WRITE requests that are under way at once: QEMU serves them one after the other, so more
+ * would only fill its memory. Further ones wait here. */
+export const MAX_DMA_REQUESTS = 32;
+
+/** Milliseconds that a DMA_READ or DMA_WRITE of ours may take. QEMU serves them only while no command of its own is open,
+ * which it waits for up to 5 seconds: twice that means that nobody serves them at all. */
+export const DMA_TIMEOUT_MS = 10_000;
+
+/** Milliseconds that a connected client may be silent before its VERSION: meanwhile nobody else can attach. */
+export const VERSION_TIMEOUT_MS = 10_000;
+
+/** Milliseconds after which a command is answered though its operation runs on. QEMU gives up after 5000 and then takes
+ * the late reply for a broken stream; a second is left for both sides' scheduling. */
+export const DEFAULT_DEADLINE_MS = 4000;
+
+/** Milliseconds that a synchronous operation may take before the watchdog names it. A tenth of what a guest's driver
+ * forgives, and far above any register access. */
+export const DEFAULT_WATCHDOG_MS = 100;
+
+/** Milliseconds that a closing server gives to the operation under way. */
+export const CLOSE_GRACE_MS = 1000;
+
+/** Milliseconds that a client waits for a reply: QEMU's. */
+export const CLIENT_TIMEOUT_MS = 5000;

@@ -1,0 +1,190 @@
+import type { RemoteDma } from '@vfio/core';
+import { errnoError, hex, VFIO_USER_DMA_READ, VFIO_USER_DMA_WRITE, VfioError } from '@vfio/uapi';
+import { LITTLE_ENDIAN, setNumber64 } from './byte-order.js';
+import type { Connection, ReceivedReply } from './connection.js';
+import { MAX_DMA_REQUESTS } from './limits.js';
+
+export interface MessageDmaOptions {
+  /** The main socket, or the twin where that was agreed on. */
+  readonly connection: Connection;
+  /** Bytes of data in one message: what both sides take. */
+  readonly maxData: number;
+  /** The peer may be a QEMU whose messages are laid out differently: ask it before the first transfer. */
+  readonly mayBeLegacyQemu: boolean;
+  /** Whether a request may go out now. It may not while a command that the peer awaits is open: QEMU would not serve it
+   * before the reply. */
+  readonly mayUse: () => boolean;
+  readonly timeoutMs: number;
+}
+
+/** Fixed part of DMA_READ and DMA_WRITE: u64 address, u64 count. */
+const FIXED = 16;
+
+/**
+ * Client memory that is reached by DMA_READ and DMA_WRITE. Requests wait here until {@link MessageDmaOptions.mayUse}
+ * allows them; {@link flush} is called when it might.
+ */
+export class MessageDma implements RemoteDma {
+  readonly #options: MessageDmaOptions;
+  readonly #queue: (() => void)[] = [];
+  #open = 0;
+  #closed = false;
+  /** Whether the peer lays messages out as QEMU before 11 does; undefined: it was not asked yet. */
+  #isLegacy: boolean | undefined;
+  #asking: Promise<void> | undefined;
+
+  constructor(options: MessageDmaOptions) {
+    this.#options = options;
+    if (!options.mayBeLegacyQemu) this.#isLegacy = false;
+  }
+
+  /** Requests that wait to be sent. */
+  get waiting(): number {
+    return this.#queue.length;
+  }
+
+  read(iova: number, into: Uint8Array): Promise<void> {
+    const { maxData } = this.#options;
+    return this.#transfer(iova, (isLegacy) => {
+      const reads: Promise<void>[] = [];
+      for (let done = 0; done < into.length; done += maxData) {
+        reads.push(this.#readChunk(iova + done, into.subarray(done, done + maxData), isLegacy));
+      }
+      return reads;
+    });
+  }
+
+  write(iova: number, from: Uint8Array): Promise<void> {
+    const { maxData } = this.#options;
+    // A copy: the caller's buffer may change while the request waits.
+    const data = from.slice();
+    return this.#transfer(iova, (isLegacy) => {
+      const writes: Promise<void>[] = [];
+      for (let done = 0; done < data.length; done += maxData) {
+        writes.push(this.#writeChunk(iova + done, data.subarray(done, done + maxData), isLegacy));
+      }
+      return writes;
+    });
+  }
+
+  async #transfer(iova: number, start: (isLegacy: boolean) => readonly Promise<void>[]): Promise<void> {
+    const { loop } = this.#options.connection;
+    loop.addPending(1);
+    try {
+      if (this.#isLegacy === undefined) await this.#ask(iova);
+      // All are waited for, so that no failure is left alone.
+      const results = await Promise.allSettled(start(this.#isLegacy ?? false));
+      for (const result of results) if (result.status === 'rejected') throw result.reason;
+    } finally {
+      loop.addPending(-1);
+    }
+  }
+
+  /** Sends what may be sent now. */
+  flush(): void {
+    while (this.#queue.length > 0 && this.#open < MAX_DMA_REQUESTS && this.#options.mayUse()) {
+      this.#open++;
+      this.#queue.shift()!();
+    }
+  }
+
+  /** Nothing is sent any more; what waits fails. */
+  close(): void {
+    this.#closed = true;
+    // Each of them finds the connection closed.
+    for (const send of this.#queue.splice(0)) {
+      this.#open++;
+      send();
+    }
+  }
+
+  async #readChunk(iova: number, into: Uint8Array, isLegacy: boolean): Promise<void> {
+    const { payload } = await this.#request(VFIO_USER_DMA_READ, [fixedPart(iova, into.length)], iova);
+    // QEMU before 11 puts the data 4 bytes too early, where its own struct has it, and pads the end.
+    const at = isLegacy ? FIXED - 4 : FIXED;
+    if (payload.length < FIXED + into.length) {
+      throw broken(
+        'DMA_READ',
+        iova,
+        `${into.length} bytes were asked for, ${Math.max(0, payload.length - FIXED)} came`,
+      );
+    }
+    into.set(payload.subarray(at, at + into.length));
+  }
+
+  async #writeChunk(iova: number, from: Uint8Array, isLegacy: boolean): Promise<void> {
+    const fixed = fixedPart(iova, from.length);
+    const pieces = isLegacy ? [fixed.subarray(0, FIXED - 4), from, new Uint8Array(4)] : [fixed, from];
+    const { payload } = await this.#request(VFIO_USER_DMA_WRITE, pieces, iova);
+    if (payload.length < FIXED) return;
+    const count = new DataView(payload.buffer, payload.byteOffset).getUint32(
+      8 + (LITTLE_ENDIAN ? 0 : 4),
+      LITTLE_ENDIAN,
+    );
+    if (count !== from.length) throw broken('DMA_WRITE', iova, `${from.length} bytes were sent, ${count} were taken`);
+  }
+
+  #request(command: number, pieces: readonly Uint8Array[], iova: number): Promise<ReceivedReply> {
+    const { connection, timeoutMs } = this.#options;
+    return new Promise<ReceivedReply>((resolve, reject) => {
+      this.#queue.push(() => {
+        connection.request(command, pieces, { timeoutMs }).then(
+          (reply) => {
+            this.#done();
+            resolve(reply);
+          },
+          (error: unknown) => {
+            this.#done();
+            reject(explain(error, iova));
+          },
+        );
+      });
+      if (this.#closed) this.close();
+      else this.flush();
+    });
+  }
+
+  #done(): void {
+    this.#open--;
+    this.flush();
+  }
+
+  /**
+   * QEMU 10.1 to 10.2.2 answers a DMA_WRITE with the header alone, later ones with 16 bytes more, and a write of nothing
+   * changes nothing: so it shows which of the two layouts it has. An error says nothing about that: the transfer fails
+   * with it, and the next one asks again.
+   */
+  #ask(iova: number): Promise<void> {
+    this.#asking ??= this.#request(VFIO_USER_DMA_WRITE, [fixedPart(iova, 0)], iova)
+      .then(({ payload }) => {
+        this.#isLegacy = payload.length === 0;
+      })
+      .finally(() => {
+        this.#asking = undefined;
+      });
+    return this.#asking;
+  }
+}
+
+function fixedPart(iova: number, count: number): Uint8Array {
+  const bytes = new Uint8Array(FIXED);
+  const view = new DataView(bytes.buffer);
+  setNumber64(view, 0, iova);
+  setNumber64(view, 8, count);
+  return bytes;
+}
+
+function broken(op: string, iova: number, why: string): VfioError {
+  return new VfioError('ERR_VFIO_PROTOCOL', `${op} at ${hex(iova)}: ${why}`, { errno: 'EPROTO', op });
+}
+
+/** QEMU's ENODEV has two causes, and the second is the one that people meet. */
+function explain(error: unknown, iova: number): unknown {
+  if (error instanceof VfioError && error.code === 'ERR_VFIO_REMOTE' && error.errno === 'ENODEV') {
+    return errnoError('EFAULT', `DMA at ${hex(iova)}: the client has nothing there, or bus mastering is off`, {
+      op: error.op,
+      cause: error,
+    });
+  }
+  return error;
+}

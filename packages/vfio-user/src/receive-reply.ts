@@ -1,0 +1,22 @@
+import { LOOP_SLOT } from '@vfio/native';
+import { VFIO_USER_HEADER_SIZE } from '@vfio/uapi';
+import type { Connection } from './connection.js';
+
+/**
+ * Hands the reply that the loop has just delivered to the command of ours that it answers, with its descriptors.
+ * @returns false where no command has its id
+ */
+export function receiveReply(connection: Connection, offset: number, length: number): boolean {
+  const { messages } = connection.loop;
+  const { state } = messages;
+  const { rx } = connection.socket;
+  if (connection.tracer !== undefined) {
+    connection.tracer.message(connection.receives, rx.subarray(offset, offset + length), state[LOOP_SLOT.FD_COUNT]!);
+  }
+  const id = state[LOOP_SLOT.ID]!;
+  if (!connection.isExpected(id)) return false;
+  const fds: number[] = [];
+  for (let index = 0; index < state[LOOP_SLOT.FD_COUNT]!; index++) fds.push(messages.takeFd(index));
+  const payload = rx.slice(offset + VFIO_USER_HEADER_SIZE, offset + length);
+  return connection.accept(id, state[LOOP_SLOT.FLAGS]!, state[LOOP_SLOT.ERRNO]!, payload, fds);
+}

@@ -1,0 +1,303 @@
+import type { VfioDeviceProvider } from '@vfio/core';
+import { pageSize, peerCredentials } from '@vfio/native';
+import { VfioError } from '@vfio/uapi';
+import { COMPAT_MODES, type CompatMode } from './compat.js';
+import { type CommandCount, Counters } from './counters.js';
+import {
+  CLOSE_GRACE_MS,
+  DEFAULT_DEADLINE_MS,
+  DEFAULT_WATCHDOG_MS,
+  DMA_PAGE_SIZE,
+  MAX_DATA_XFER_SIZE,
+  MAX_DMA_MAPS,
+  MAX_SCM_FDS,
+  MIN_DATA_XFER_SIZE,
+  VERSION_TIMEOUT_MS,
+} from './limits.js';
+import {
+  type ListenFd,
+  type ListenPath,
+  makeSocketFile,
+  probeInherited,
+  removeSocketFile,
+  type SocketFile,
+} from './listen-socket.js';
+import { addLocalServer, removeLocalServer } from './local-servers.js';
+import type { PeerKind } from './negotiation.js';
+import { acquireSharedLoop, type LoopSource, releaseSharedLoop, type ServiceLoop } from './service-loop.js';
+import { ServerSession } from './session.js';
+import { Tracer, type TraceSink } from './trace.js';
+
+/** A client that has attached. */
+export interface AttachedClient {
+  /** Who it is, or is taken for. */
+  readonly peer: PeerKind;
+  /** Protocol version: 0.minor. */
+  readonly minor: number;
+  /** Process, user and group of the other end when it connected; undefined where the socket does not tell. */
+  readonly pid: number | undefined;
+}
+
+/** Options of {@link VfioUserServer}. */
+export interface VfioUserServerOptions {
+  /** The loop to serve on. @default one that all servers and clients of this thread share */
+  readonly loop?: ServiceLoop;
+  /** How clients that do not keep to the specification are answered. @default 'auto' */
+  readonly compat?: CompatMode;
+  /** UUID of the VF token. */
+  readonly vfToken?: string | Uint8Array;
+  /** Bytes of data in one message, 4096 to the loop's. A ROM must fit. @default 1 MiB */
+  readonly maxDataXferSize?: number;
+  /** Mappings of one client. @default 65535 */
+  readonly maxDmaMaps?: number;
+  /** Descriptors that a client may put into one message, 1 to 253. @default 253; QEMU and older clients are told 16 */
+  readonly maxMsgFds?: number;
+  /** Offer a second socket for the server's own commands. @default true */
+  readonly twinSocket?: boolean;
+  /** Offer REGION_WRITE_MULTI. @default true */
+  readonly writeMultiple?: boolean;
+  /** Milliseconds after which a command is answered EBUSY though its operation runs on. QEMU gives up after 5000. @default 4000 */
+  readonly deadlineMs?: number;
+  /** Milliseconds that a client may be silent after connecting. 0: for ever. @default 10000 */
+  readonly versionTimeoutMs?: number;
+  /** Milliseconds of a synchronous operation from which it is named in a warning. @default 100 */
+  readonly watchdogMs?: number;
+  /** Gets one line for each message. @default none: tracing is off */
+  readonly trace?: TraceSink | undefined;
+  /** Gets sentences for the log. @default process.emitWarning */
+  readonly onWarning?: (message: string) => void;
+  readonly onAttach?: (client: AttachedClient) => void;
+  /** A client is gone and the device is closed. */
+  readonly onDetach?: (reason: string) => void;
+}
+
+/** What `listen` takes beside the address. */
+export interface ListenOptions {
+  /** Closes the server when it fires. */
+  readonly signal?: AbortSignal;
+}
+
+/** What a server has done. */
+export interface ServerStats {
+  /** Clients that have attached so far. */
+  readonly clients: number;
+  /** By command; commands of all clients together. */
+  readonly commands: Record<string, CommandCount>;
+}
+
+/**
+ * Serves one device to one client at a time over a Unix socket. The device is opened when a client attaches and closed
+ * when it goes; the next one waits in the socket's backlog. Runs in the thread that calls {@link listen}.
+ */
+export class VfioUserServer implements LoopSource {
+  readonly #provider: VfioDeviceProvider;
+  readonly #options: VfioUserServerOptions;
+  readonly #counters = new Counters();
+  #loop: ServiceLoop | undefined;
+  #listener: number | undefined;
+  #file: SocketFile | undefined;
+  #session: ServerSession | undefined;
+  #clients = 0;
+  #retry: NodeJS.Timeout | undefined;
+  #closing: Promise<void> | undefined;
+  #unlisten: () => void = () => {};
+
+  /** @throws EINVAL for an option out of range */
+  constructor(provider: VfioDeviceProvider, options: VfioUserServerOptions = {}) {
+    this.#provider = provider;
+    this.#options = options;
+    const range = (name: keyof VfioUserServerOptions, min: number, max: number) => {
+      const value = options[name];
+      if (value === undefined || (Number.isInteger(value) && Number(value) >= min && Number(value) <= max)) return;
+      throw new VfioError('ERR_VFIO_INVALID_ARGUMENT', `${name} is ${String(value)}: ${min} to ${max} is allowed`, {
+        errno: 'EINVAL',
+        op: 'VfioUserServer',
+      });
+    };
+    range('maxDataXferSize', MIN_DATA_XFER_SIZE, options.loop?.maxDataXferSize ?? MAX_DATA_XFER_SIZE);
+    range('maxDmaMaps', 1, MAX_DMA_MAPS);
+    range('maxMsgFds', 1, MAX_SCM_FDS);
+    range('deadlineMs', 1, 0x7fffffff);
+    range('versionTimeoutMs', 0, 0x7fffffff);
+    range('watchdogMs', 1, 0x7fffffff);
+    if (options.compat !== undefined && !COMPAT_MODES.includes(options.compat)) {
+      throw new VfioError(
+        'ERR_VFIO_INVALID_ARGUMENT',
+        `compat is ${options.compat}: ${COMPAT_MODES.join(', ')} are known`,
+        { errno: 'EINVAL', op: 'VfioUserServer' },
+      );
+    }
+  }
+
+  /** The socket file, where there is one. */
+  get path(): string | undefined {
+    return this.#file?.path;
+  }
+
+  /** Whether a client has connected. */
+  get isBusy(): boolean {
+    return this.#session !== undefined;
+  }
+
+  /**
+   * Starts to serve.
+   * @param where a path, a path with mode and group, or a socket that was inherited
+   * @throws ERR_VFIO_STATE where it listens or is closed, ERR_VFIO_BUSY (EADDRINUSE) where another server answers at the
+   *   path, ERR_VFIO_LIMIT (ENAMETOOLONG), ERR_VFIO_NATIVE_UNAVAILABLE, ERR_VFIO_SYSCALL
+   */
+  async listen(where: string | ListenPath | ListenFd, options: ListenOptions = {}): Promise<void> {
+    if (this.#loop !== undefined || this.#closing !== undefined) {
+      throw new VfioError('ERR_VFIO_STATE', 'this server listens already, or is closed', { op: 'listen' });
+    }
+    options.signal?.throwIfAborted();
+    const loop = this.#options.loop ?? acquireSharedLoop();
+    this.#loop = loop;
+    loop.ref();
+    try {
+      if (typeof where === 'object' && 'fd' in where) this.#listenFd(loop, where.fd);
+      else this.#listenPath(loop, typeof where === 'string' ? { path: where } : where);
+    } catch (error) {
+      this.#releaseLoop();
+      throw error;
+    }
+    const { signal } = options;
+    if (signal !== undefined) {
+      const onAbort = () => void this.close();
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.#unlisten = () => signal.removeEventListener('abort', onAbort);
+    }
+  }
+
+  #listenPath(loop: ServiceLoop, where: ListenPath): void {
+    const file = makeSocketFile(where);
+    this.#file = file;
+    this.#listener = loop.messages.addListener(file.fd);
+    loop.attach(this.#listener, this);
+    addLocalServer(file.identity);
+  }
+
+  #listenFd(loop: ServiceLoop, fd: number): void {
+    const { isListening, client } = probeInherited(fd);
+    if (!isListening) {
+      this.#accept(fd);
+      return;
+    }
+    this.#listener = loop.messages.addListener(fd);
+    loop.attach(this.#listener, this);
+    if (client !== undefined) this.onAccept(client);
+  }
+
+  // Events of the listening socket
+
+  onAccept(fd: number): void {
+    // One client at a time: the next one waits in the backlog.
+    if (this.#listener !== undefined) this.#loop?.messages.pause(this.#listener);
+    this.#accept(fd);
+  }
+
+  onAcceptFailed(errno: number): void {
+    this.#warn(`a client could not be accepted (errno ${errno}); trying again in a second`);
+    this.#retry = setTimeout(() => this.#resume(), 1000);
+  }
+
+  #resume(): void {
+    if (this.#listener !== undefined) this.#loop?.messages.resume(this.#listener);
+  }
+
+  #accept(fd: number): void {
+    const options = this.#options;
+    const loop = this.#loop!;
+    const pid = pidOf(fd);
+    const session = new ServerSession({
+      loop,
+      fd,
+      provider: this.#provider,
+      vfToken: options.vfToken,
+      compat: options.compat ?? 'auto',
+      abilities: {
+        maxMsgFds: options.maxMsgFds ?? MAX_SCM_FDS,
+        maxDataXferSize: options.maxDataXferSize ?? Math.min(MAX_DATA_XFER_SIZE, loop.maxDataXferSize),
+        maxDmaMaps: options.maxDmaMaps ?? MAX_DMA_MAPS,
+        pgsizes: Math.max(DMA_PAGE_SIZE, pageSize()),
+        twinSocket: options.twinSocket ?? true,
+        writeMultiple: options.writeMultiple ?? true,
+      },
+      deadlineMs: options.deadlineMs ?? DEFAULT_DEADLINE_MS,
+      versionTimeoutMs: options.versionTimeoutMs ?? VERSION_TIMEOUT_MS,
+      watchdogMs: options.watchdogMs ?? DEFAULT_WATCHDOG_MS,
+      counters: this.#counters,
+      tracer: options.trace === undefined ? undefined : new Tracer(options.trace, this.#provider.function.address),
+      onAttached: ({ attachment }) => {
+        this.#clients++;
+        options.onAttach?.({ peer: attachment!.compat.peer, minor: attachment!.minor, pid });
+      },
+      warn: (message) => this.#warn(message),
+    });
+    this.#session = session;
+    void session.closed.then(() => {
+      this.#session = undefined;
+      options.onDetach?.(session.endReason);
+      if (this.#closing !== undefined) return;
+      // An inherited connection was all there was to serve.
+      if (this.#listener === undefined) void this.close();
+      else this.#resume();
+    });
+  }
+
+  /** Counts so far. */
+  stats(): ServerStats {
+    return { clients: this.#clients, commands: this.#counters.snapshot() };
+  }
+
+  /**
+   * Ends: no more clients, the operation under way gets a second, then the client is left and the device closed. The socket
+   * file goes first, so another server can take the path. Idempotent; never rejects.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    this.#unlisten();
+    clearTimeout(this.#retry);
+    if (this.#file !== undefined) {
+      removeLocalServer(this.#file.identity);
+      removeSocketFile(this.#file);
+    }
+    if (this.#listener !== undefined) this.#loop?.remove(this.#listener);
+    this.#listener = undefined;
+    const session = this.#session;
+    if (session !== undefined) {
+      await session.finish('the server is closing', CLOSE_GRACE_MS);
+      await session.closed;
+    }
+    this.#releaseLoop();
+  }
+
+  #releaseLoop(): void {
+    const loop = this.#loop;
+    this.#loop = undefined;
+    if (loop === undefined) return;
+    loop.unref();
+    if (this.#options.loop === undefined) releaseSharedLoop();
+  }
+
+  #warn(message: string): void {
+    const text = `${this.#provider.function.address}: ${message}`;
+    if (this.#options.onWarning !== undefined) this.#options.onWarning(text);
+    else process.emitWarning(text, 'VfioUserWarning');
+  }
+}
+
+function pidOf(fd: number): number | undefined {
+  try {
+    return peerCredentials(fd).pid;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,53 @@
+import { LOOP_SLOT } from '@vfio/native';
+import { ERRNO, VFIO_USER_F_NO_REPLY, VFIO_USER_F_TYPE_MASK, VFIO_USER_F_TYPE_REPLY } from '@vfio/uapi';
+import { Connection } from './connection.js';
+import { maxMessageSize } from './limits.js';
+import { receiveReply } from './receive-reply.js';
+import type { LoopSource, ServiceLoop } from './service-loop.js';
+import type { Tracer } from './trace.js';
+
+/**
+ * The second socket of a connection, on which the server's own commands go: what the client sends there are replies.
+ */
+export class TwinSocket implements LoopSource {
+  readonly connection: Connection;
+  readonly #onLost: (reason: string) => void;
+
+  /** Takes the descriptor. */
+  constructor(loop: ServiceLoop, fd: number, tracer: Tracer | undefined, onLost: (reason: string) => void) {
+    this.#onLost = onLost;
+    this.connection = new Connection({
+      loop,
+      fd,
+      source: this,
+      sends: '<',
+      socket: { maxMessageSize: maxMessageSize(loop.maxDataXferSize), maxFds: 0 },
+      tracer,
+    });
+  }
+
+  onMessage(offset: number, length: number): void {
+    const { state } = this.connection.loop.messages;
+    const flags = state[LOOP_SLOT.FLAGS]!;
+    const id = state[LOOP_SLOT.ID]!;
+    const command = state[LOOP_SLOT.COMMAND]!;
+    if ((flags & VFIO_USER_F_TYPE_MASK) === VFIO_USER_F_TYPE_REPLY) {
+      if (!receiveReply(this.connection, offset, length)) this.#onLost(`reply 0x${id.toString(16)} to nothing`);
+    } else if ((flags & VFIO_USER_F_NO_REPLY) === 0) {
+      // Commands belong on the main socket.
+      this.connection.replyError(id, command, ERRNO.EINVAL);
+    }
+  }
+
+  onClosed(): void {
+    this.#onLost('the client closed the second socket');
+  }
+
+  onBadSize(): void {
+    this.#onLost('a message of an impossible size on the second socket');
+  }
+
+  close(): void {
+    this.connection.close();
+  }
+}

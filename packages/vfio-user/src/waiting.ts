@@ -1,0 +1,131 @@
+import { VFIO_USER_REGION_READ, VFIO_USER_REGION_WRITE, VFIO_USER_REGION_WRITE_MULTI } from '@vfio/uapi';
+import { MAX_WAITING_BYTES, MAX_WAITING_MESSAGES } from './limits.js';
+import type { Request } from './request.js';
+
+/** The operation that others wait for. */
+export interface Operation {
+  readonly request: Request;
+  /** What it is, for people. */
+  readonly name: string;
+}
+
+export interface WaitingOptions {
+  readonly deadlineMs: number;
+  /** The deadline of a request passed: answer it now. Its result, if it still comes, must not be sent. */
+  readonly onLate: (request: Request, isRunning: boolean) => void;
+}
+
+/**
+ * Requests behind an operation that has not ended, and the clock of all that are owed a reply. A client such as QEMU
+ * gives a request up after 5 seconds and takes a later reply for a broken stream, so each is answered before; what was
+ * answered early still runs, in order, except reads, whose result nobody would see.
+ */
+export class WaitingRequests {
+  readonly #options: WaitingOptions;
+  readonly #queue: Request[] = [];
+  #bytes = 0;
+  #running: Operation | undefined;
+  /** The running operation has used up its time. */
+  #isOverdue = false;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: WaitingOptions) {
+    this.#options = options;
+  }
+
+  get running(): Operation | undefined {
+    return this.#running;
+  }
+
+  get length(): number {
+    return this.#queue.length;
+  }
+
+  /** No more can be kept: the socket is to be left unread. */
+  get isFull(): boolean {
+    return this.#queue.length >= MAX_WAITING_MESSAGES || this.#bytes >= MAX_WAITING_BYTES;
+  }
+
+  /** An operation goes on after its handler returned. */
+  start(operation: Operation): void {
+    this.#running = operation;
+    this.#isOverdue = false;
+    this.#arm();
+  }
+
+  /** The operation ended. */
+  end(): void {
+    this.#running = undefined;
+    this.#arm();
+  }
+
+  push(request: Request): void {
+    this.#queue.push(request);
+    this.#bytes += request.message.length;
+    this.#answerLate();
+  }
+
+  /** The next request to run; undefined where none waits. */
+  shift(): Request | undefined {
+    for (;;) {
+      const request = this.#queue.shift();
+      if (request === undefined) return undefined;
+      this.#bytes -= request.message.length;
+      if (request.answered && request.command === VFIO_USER_REGION_READ) continue;
+      return request;
+    }
+  }
+
+  /** Drops everything and stops the clock. */
+  clear(): void {
+    for (const request of this.#queue.splice(0)) request.closeFds();
+    this.#bytes = 0;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  /** Answers those whose time is over, the oldest first: replies stay in order. Then sets the clock for the next one. */
+  #answerLate(): void {
+    const now = performance.now();
+    const running = this.#running;
+    if (running !== undefined && now >= running.request.arrivedAt + this.#options.deadlineMs) this.#isOverdue = true;
+    if (running?.request.isAwaited) {
+      if (!this.#isOverdue) {
+        this.#arm();
+        return;
+      }
+      this.#options.onLate(running.request, true);
+      running.request.answered = true;
+    }
+    for (const request of this.#queue) {
+      if (!request.isAwaited) continue;
+      const isLate = now >= request.arrivedAt + this.#options.deadlineMs;
+      // A guest's accesses are not made to wait for a device that is known to hang: its CPU stands still meanwhile.
+      if (!isLate && !(this.#isOverdue && isRegionAccess(request.command))) break;
+      this.#options.onLate(request, false);
+      request.answered = true;
+    }
+    this.#arm();
+  }
+
+  #arm(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const next = this.#nextAwaited();
+    if (next === undefined) return;
+    const wait = next.arrivedAt + this.#options.deadlineMs - performance.now();
+    this.#timer = setTimeout(() => this.#answerLate(), Math.max(1, Math.ceil(wait)));
+  }
+
+  #nextAwaited(): Request | undefined {
+    if (this.#running === undefined) return undefined;
+    if (this.#running.request.isAwaited) return this.#running.request;
+    return this.#queue.find((request) => request.isAwaited) ?? (this.#isOverdue ? undefined : this.#running.request);
+  }
+}
+
+function isRegionAccess(command: number): boolean {
+  return (
+    command === VFIO_USER_REGION_READ || command === VFIO_USER_REGION_WRITE || command === VFIO_USER_REGION_WRITE_MULTI
+  );
+}
