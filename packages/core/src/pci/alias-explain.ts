@@ -149,7 +149,7 @@ function whyLost(entry: AliasEntry, winner: AliasEntry): string {
   const by = winner.driver === entry.driver ? 'a better alias of the same driver' : winner.driver;
   if (winner.wildcards < entry.wildcards) return `${score}; ${by} has ${winner.wildcards}`;
   if (winner.requires.length > entry.requires.length) {
-    return `${score}, as ${by} does; that has ${count(winner.requires.length, 'condition')} that hold, this ${entry.requires.length}`;
+    return `${score}, as ${by} does; conditions that hold: ${winner.requires.length} there, ${entry.requires.length} here`;
   }
   if (winner.driver === entry.driver) return `${score}, as another alias of the same driver does`;
   return `${score}, as ${by} does; that comes first by name`;

@@ -1,5 +1,6 @@
 import { type CompiledPattern, compilePattern, isPattern } from './fnmatch.js';
 import type { PciIdentity } from './function.js';
+import { IntKeyTable } from './int-key-table.js';
 import {
   ALIAS_FIELDS,
   type AliasNamespace,
@@ -43,17 +44,6 @@ export interface AliasIndexOptions {
   readonly drivers?: Iterable<AliasDriver>;
 }
 
-/** One combination of exact and wildcard fields in a namespace; the masks are 0 where the field is a wildcard. */
-interface Shape {
-  readonly id: number;
-  readonly wildcards: number;
-  readonly vendor: number;
-  readonly device: number;
-  readonly subvendor: number;
-  readonly subdevice: number;
-  readonly class: number;
-}
-
 interface OddPattern {
   readonly entry: AliasEntry;
   readonly order: number;
@@ -62,24 +52,37 @@ interface OddPattern {
 
 const NO_CONDITION: AliasCondition = () => false;
 const NONE: readonly string[] = Object.freeze([]);
-/** 32-bit words of a key: shape, vendor, device, subvendor, subdevice, class. */
-const KEY_WORDS = 6;
+/** In which namespace and whether vendor and device are exact: a head of an alias. The number is `namespace * 4 + kind`. */
+const NAMESPACE_HEAD: Readonly<Record<AliasNamespace, number>> = { pci: 0, vfio_pci: 4 };
+/** Kinds of heads with their masks, fewest wildcards first. */
+const HEAD_KINDS = [
+  { kind: 3, vendor: -1, device: -1, wildcards: 0 },
+  { kind: 1, vendor: -1, device: 0, wildcards: 1 },
+  { kind: 2, vendor: 0, device: -1, wildcards: 1 },
+  { kind: 0, vendor: 0, device: 0, wildcards: 2 },
+] as const;
 
-function hashKey(shape: number, v: number, d: number, sv: number, sd: number, c: number): number {
-  let h = Math.imul(v ^ Math.imul(shape, 0x9e3779b1), 0x85ebca6b);
-  h = Math.imul((h ^ (h >>> 15)) + d, 0xc2b2ae35);
-  h = Math.imul((h ^ (h >>> 13)) + sv, 0x27d4eb2f);
-  h = Math.imul((h ^ (h >>> 15)) + sd, 0x165667b1);
-  h = Math.imul((h ^ (h >>> 13)) + c, 0x85ebca6b);
-  return h ^ (h >>> 16);
+/** Which of the five other fields are exact: the shape of an alias's tail, one of 32. Masks by shape. */
+const TAIL_SHAPES = 32;
+const TAIL_SUBVENDOR = new Int32Array(TAIL_SHAPES);
+const TAIL_SUBDEVICE = new Int32Array(TAIL_SHAPES);
+const TAIL_CLASS = new Int32Array(TAIL_SHAPES);
+const TAIL_WILDCARDS = new Int32Array(TAIL_SHAPES);
+for (let shape = 0; shape < TAIL_SHAPES; shape++) {
+  const masks = [-1, -1, 0xff0000, 0xff00, 0xff].map((ones, bit) => (shape & (1 << bit) ? ones : 0));
+  TAIL_SUBVENDOR[shape] = masks[0] as number;
+  TAIL_SUBDEVICE[shape] = masks[1] as number;
+  TAIL_CLASS[shape] = (masks[2] as number) | (masks[3] as number) | (masks[4] as number);
+  TAIL_WILDCARDS[shape] = masks.filter((mask) => mask === 0).length;
 }
 
 /**
  * Finds the aliases that match a function, and the best of them. Immutable; made once from all alias lines there are.
  *
- * A lookup is one hash probe for each combination of wildcard fields that occurs (at most 128 a namespace, some twenty in
- * real files), however many lines there are. Patterns in another form than file2alias writes are matched one by one, as
- * `fnmatch` does; real files have none.
+ * A lookup is a handful of hash probes, however many lines there are: one for each way in which vendor and device can be
+ * exact or not, then one for each combination of the other fields that occurs with that vendor and device (four times 32
+ * in a file made to be slow; some ten in real ones). Patterns in another form than file2alias writes are matched one by
+ * one, as `fnmatch` does; real files have none.
  *
  * Order of matches, best first: fewest wildcard fields; then more conditions that hold (one that does not excludes the
  * alias); then the driver's name, then the pattern. It never depends on the order of lines.
@@ -88,11 +91,13 @@ export class AliasIndex {
   /** Every alias once, best first: what does not depend on the function is decided here. */
   readonly entries: readonly AliasEntry[];
   readonly #drivers = new Map<string, AliasDriver>();
-  readonly #shapes: Record<AliasNamespace, Shape[]> = { pci: [], vfio_pci: [] };
-  /** Open addressing: index of a group plus 1, or 0. */
-  readonly #table: Int32Array;
-  readonly #keys: Int32Array;
-  /** Positions in `entries`, ascending, of the aliases that share a key. */
+  /** Numbers the heads: kind, vendor, device. */
+  readonly #heads = new IntKeyTable();
+  /** The shapes of the tails of each head, fewest wildcards first. */
+  readonly #shapes: number[][] = [];
+  /** Numbers whole aliases: head and shape, subvendor, subdevice, class. */
+  readonly #tails = new IntKeyTable();
+  /** Positions in `entries`, ascending, of the aliases of each tail. */
   readonly #groups: number[][] = [];
   readonly #odd: OddPattern[] = [];
 
@@ -105,18 +110,16 @@ export class AliasIndex {
     }
     this.entries = [...unique.values()].sort(compareEntries);
 
-    this.#table = new Int32Array(tableSize(this.entries.length));
-    const keys: number[] = [];
-    const shapes = new Map<string, Shape>();
     for (const [order, entry] of this.entries.entries()) {
       if (entry.fields === undefined) {
         this.#odd.push({ entry, order, matches: compilePattern(entry.pattern) });
       } else {
-        this.#insert(entry.fields, order, shapes, keys);
+        this.#insert(entry.fields, order);
       }
     }
-    this.#keys = Int32Array.from(keys);
-    for (const list of Object.values(this.#shapes)) list.sort((a, b) => a.wildcards - b.wildcards);
+    for (const shapes of this.#shapes) {
+      shapes.sort((a, b) => (TAIL_WILDCARDS[a] as number) - (TAIL_WILDCARDS[b] as number));
+    }
   }
 
   /** Number of aliases. */
@@ -133,15 +136,20 @@ export class AliasIndex {
   lookup(id: PciIdentity, namespace: AliasNamespace = 'vfio_pci'): AliasEntry[] {
     const found: number[] = [];
     const { vendor, device, subvendor, subdevice, class: deviceClass } = id;
-    for (const shape of this.#shapes[namespace]) {
-      const group = this.#find(shape, vendor, device, subvendor, subdevice, deviceClass);
-      if (group !== undefined) found.push(...group);
+    const base = NAMESPACE_HEAD[namespace];
+    for (const kind of HEAD_KINDS) {
+      const head = this.#heads.find(base + kind.kind, vendor & kind.vendor, device & kind.device, 0);
+      if (head === -1) continue;
+      const shapes = this.#shapes[head] as number[];
+      for (let i = 0; i < shapes.length; i++) {
+        const tail = this.#findTail(head, shapes[i] as number, subvendor, subdevice, deviceClass);
+        if (tail !== -1) for (const order of this.#groups[tail] as number[]) insertSorted(found, order);
+      }
     }
     if (this.#odd.length > 0) {
       const modalias = formatModalias(id, namespace);
-      for (const odd of this.#odd) if (odd.matches(modalias)) found.push(odd.order);
+      for (const odd of this.#odd) if (odd.matches(modalias)) insertSorted(found, odd.order);
     }
-    found.sort((a, b) => a - b);
     // Positions in `entries`, so each is there.
     return found.map((order) => this.entries[order] as AliasEntry);
   }
@@ -162,17 +170,26 @@ export class AliasIndex {
     let wildcards = ALIAS_FIELDS.length + 1;
     // Read once: they may be getters.
     const { vendor, device, subvendor, subdevice, class: deviceClass } = id;
-    for (const shape of this.#shapes[namespace]) {
-      // Shapes come with few wildcards first: what follows cannot be better.
-      if (shape.wildcards > wildcards) break;
-      const group = this.#find(shape, vendor, device, subvendor, subdevice, deviceClass);
-      if (group === undefined) continue;
-      for (const order of group) {
-        if (order >= best) break;
-        if (!this.#holds(order, condition)) continue;
-        best = order;
-        wildcards = shape.wildcards;
-        break;
+    const base = NAMESPACE_HEAD[namespace];
+    for (const kind of HEAD_KINDS) {
+      // Heads and shapes come with few wildcards first: what follows cannot be better.
+      if (kind.wildcards > wildcards) break;
+      const head = this.#heads.find(base + kind.kind, vendor & kind.vendor, device & kind.device, 0);
+      if (head === -1) continue;
+      const shapes = this.#shapes[head] as number[];
+      for (let i = 0; i < shapes.length; i++) {
+        const shape = shapes[i] as number;
+        const score = kind.wildcards + (TAIL_WILDCARDS[shape] as number);
+        if (score > wildcards) break;
+        const tail = this.#findTail(head, shape, subvendor, subdevice, deviceClass);
+        if (tail === -1) continue;
+        for (const order of this.#groups[tail] as number[]) {
+          if (order >= best) break;
+          if (!this.#holds(order, condition)) continue;
+          best = order;
+          wildcards = score;
+          break;
+        }
       }
     }
     if (this.#odd.length > 0) {
@@ -197,37 +214,13 @@ export class AliasIndex {
     return true;
   }
 
-  #find(
-    shape: Shape,
-    vendor: number,
-    device: number,
-    subvendor: number,
-    subdevice: number,
-    deviceClass: number,
-  ): number[] | undefined {
-    const v = vendor & shape.vendor;
-    const d = device & shape.device;
-    const sv = subvendor & shape.subvendor;
-    const sd = subdevice & shape.subdevice;
-    const c = deviceClass & shape.class;
-    const table = this.#table;
-    const keys = this.#keys;
-    const last = table.length - 1;
-    for (let at = hashKey(shape.id, v, d, sv, sd, c) & last; ; at = (at + 1) & last) {
-      const group = (table[at] as number) - 1;
-      if (group < 0) return undefined;
-      const key = group * KEY_WORDS;
-      if (
-        keys[key] === shape.id &&
-        keys[key + 1] === v &&
-        keys[key + 2] === d &&
-        keys[key + 3] === sv &&
-        keys[key + 4] === sd &&
-        keys[key + 5] === c
-      ) {
-        return this.#groups[group];
-      }
-    }
+  #findTail(head: number, shape: number, subvendor: number, subdevice: number, deviceClass: number): number {
+    return this.#tails.find(
+      head * TAIL_SHAPES + shape,
+      subvendor & (TAIL_SUBVENDOR[shape] as number),
+      subdevice & (TAIL_SUBDEVICE[shape] as number),
+      deviceClass & (TAIL_CLASS[shape] as number),
+    );
   }
 
   #entry(line: AliasLine | Pick<AliasLine, 'pattern' | 'driver'>): AliasEntry {
@@ -244,56 +237,32 @@ export class AliasIndex {
     });
   }
 
-  #insert(fields: PciAliasPattern, order: number, shapes: Map<string, Shape>, keys: number[]): void {
-    const mask = ALIAS_FIELDS.map(({ name }) => (fields[name] === undefined ? '0' : '1')).join('');
-    const name = `${fields.namespace} ${mask}`;
-    let shape = shapes.get(name);
-    if (shape === undefined) {
-      const all = (value: number | undefined, ones: number): number => (value === undefined ? 0 : ones);
-      shape = {
-        id: shapes.size,
-        wildcards: fieldWildcards(fields),
-        vendor: all(fields.vendor, -1),
-        device: all(fields.device, -1),
-        subvendor: all(fields.subvendor, -1),
-        subdevice: all(fields.subdevice, -1),
-        class: all(fields.baseClass, 0xff0000) | all(fields.subclass, 0xff00) | all(fields.interface, 0xff),
-      };
-      shapes.set(name, shape);
-      this.#shapes[fields.namespace].push(shape);
-    }
+  #insert(fields: PciAliasPattern, order: number): void {
+    const { namespace, vendor, device, subvendor, subdevice, baseClass, subclass, interface: progInterface } = fields;
+    const kind = NAMESPACE_HEAD[namespace] + (vendor === undefined ? 0 : 1) + (device === undefined ? 0 : 2);
     // `| 0` gives the same signed word that `&` gives when looking up.
-    const key = [
-      shape.id,
-      (fields.vendor ?? 0) | 0,
-      (fields.device ?? 0) | 0,
-      (fields.subvendor ?? 0) | 0,
-      (fields.subdevice ?? 0) | 0,
-      ((fields.baseClass ?? 0) << 16) | ((fields.subclass ?? 0) << 8) | (fields.interface ?? 0),
-    ] as const;
-    const last = this.#table.length - 1;
-    for (let at = hashKey(...key) & last; ; at = (at + 1) & last) {
-      const group = (this.#table[at] as number) - 1;
-      if (group < 0) {
-        this.#groups.push([order]);
-        this.#table[at] = this.#groups.length;
-        keys.push(...key);
-        return;
-      }
-      if (key.every((word, i) => keys[group * KEY_WORDS + i] === word)) {
-        // Entries are inserted best first, so a group stays in order.
-        this.#groups[group]?.push(order);
-        return;
-      }
-    }
+    const head = this.#heads.add(kind, (vendor ?? 0) | 0, (device ?? 0) | 0, 0);
+    const tailFields = [subvendor, subdevice, baseClass, subclass, progInterface];
+    const shape = tailFields.reduce<number>((bits, value, bit) => (value === undefined ? bits : bits | (1 << bit)), 0);
+    this.#shapes[head] ??= [];
+    if (!this.#shapes[head].includes(shape)) this.#shapes[head].push(shape);
+    const deviceClass = ((baseClass ?? 0) << 16) | ((subclass ?? 0) << 8) | (progInterface ?? 0);
+    const tail = this.#tails.add(head * TAIL_SHAPES + shape, (subvendor ?? 0) | 0, (subdevice ?? 0) | 0, deviceClass);
+    // Entries are inserted best first, so a group stays in order.
+    this.#groups[tail] ??= [];
+    this.#groups[tail].push(order);
   }
 }
 
-/** A power of two with at least half of the places free. */
-function tableSize(entries: number): number {
-  let size = 16;
-  while (size < entries * 2) size *= 2;
-  return size;
+/** Few match one function, and they come nearly in order. */
+function insertSorted(list: number[], value: number): void {
+  let at = list.length;
+  list.push(value);
+  while (at > 0 && (list[at - 1] as number) > value) {
+    list[at] = list[at - 1] as number;
+    at--;
+  }
+  list[at] = value;
 }
 
 function fieldWildcards(fields: PciAliasPattern): number {

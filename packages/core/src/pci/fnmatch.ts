@@ -30,8 +30,11 @@ interface Bracket {
   readonly end: number;
 }
 
-/** Reads the bracket expression that starts after `[` at `start`; undefined where it has no end: the bracket is a character then. */
-function readBracket(pattern: string, start: number): Bracket | undefined {
+/**
+ * Reads the bracket expression that starts after `[` at `start`; undefined where it has no end: the bracket is a
+ * character then. `never` where it ends within a range or an escape: glibc lets such a pattern match nothing.
+ */
+function readBracket(pattern: string, start: number): Bracket | undefined | 'never' {
   let at = start;
   const negate = pattern[at] === '!' || pattern[at] === '^';
   if (negate) at++;
@@ -49,12 +52,12 @@ function readBracket(pattern: string, start: number): Bracket | undefined {
       continue;
     }
     const low = readBracketChar(pattern, at);
-    if (low === undefined) return undefined;
+    if (low === undefined) return 'never';
     at = low.end;
     let high = low.code;
-    if (pattern[at] === '-' && pattern[at + 1] !== ']' && pattern[at + 1] !== undefined) {
+    if (pattern[at] === '-' && pattern[at + 1] !== ']') {
       const upper = readBracketChar(pattern, at + 1);
-      if (upper === undefined) return undefined;
+      if (upper === undefined) return 'never';
       at = upper.end;
       high = upper.code;
     }
@@ -93,6 +96,7 @@ export function compilePattern(pattern: string): CompiledPattern {
     }
     if (char === '[') {
       const bracket = readBracket(pattern, at + 1);
+      if (bracket === 'never') return () => false;
       if (bracket !== undefined) {
         tokens.push(bracket.test);
         at = bracket.end;
