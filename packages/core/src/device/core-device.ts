@@ -4,7 +4,7 @@ import type { PciFunction } from '../pci/function.js';
 import type { RawFunctionBase, RegisterSpace } from '../pci/raw-function.js';
 import { BarSlot } from './bar-slot.js';
 import type { VirtualConfigSpace } from './config/virtual-config.js';
-import type { SavedState } from './config-state.js';
+import type { SavedState } from './config/saved-state.js';
 import { DeferredReset } from './deferred-reset.js';
 import { DevRegion, type DevRegionInit } from './dev-region.js';
 import type { DeviceSet } from './device-set.js';

@@ -11,7 +11,7 @@ import {
 } from '@vfio/uapi';
 import { VirtualConfigSpace } from './config/virtual-config.js';
 import { DeviceConfigHost } from './config-host.js';
-import { restoreConfigState, saveConfigState } from './config-state.js';
+import { restoreConfigState, saveConfigState } from './config/saved-state.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 import { releaseRegions } from './dev-region.js';
 import { isIntxMaskSupported, pciIntx } from './intx.js';

@@ -1,7 +1,6 @@
 export * from './aer.js';
 export * from './client.js';
 export * from './config/index.js';
-export * from './config-state.js';
 export * from './core-device.js';
 export * from './core-ops.js';
 export * from './deferred-reset.js';

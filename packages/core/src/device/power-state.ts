@@ -1,5 +1,5 @@
 import type { PciPowerState } from './config/host.js';
-import type { SavedState } from './config-state.js';
+import type { SavedState } from './config/saved-state.js';
 import type { EventTrigger } from './triggers.js';
 
 /** What a device keeps of its power. */

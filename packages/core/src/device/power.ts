@@ -7,7 +7,7 @@ import {
   type VfioError,
 } from '@vfio/uapi';
 import type { PciPowerState } from './config/host.js';
-import { restoreConfigState, saveConfigState } from './config-state.js';
+import { restoreConfigState, saveConfigState } from './config/saved-state.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 import { maskIntx, unmaskIntx } from './intx.js';
 import { IRQ_NONE } from './irq-state.js';

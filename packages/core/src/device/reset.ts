@@ -1,5 +1,5 @@
 import { PCI_COMMAND, PCI_COMMAND_INTX_DISABLE } from '@vfio/uapi';
-import { restoreConfigState, saveConfigState } from './config-state.js';
+import { restoreConfigState, saveConfigState } from './config/saved-state.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 import { IRQ_NONE } from './irq-state.js';
 import { chain, type MaybePromise, withCleanup } from './maybe-promise.js';

@@ -26,6 +26,7 @@ import {
   PCI_CAP_MSIX_SIZEOF,
   PCI_CAP_PCIX_SIZEOF_V0,
   PCI_CAP_PCIX_SIZEOF_V2,
+  PCI_CAP_SIZEOF,
   PCI_CAP_VPD_SIZEOF,
   PCI_CAPABILITY_LIST,
   PCI_CFG_SPACE_SIZE,
@@ -48,10 +49,13 @@ import {
   PCI_X_CMD,
   pciXCmdVersion,
 } from '@vfio/uapi';
-import { findCapability, STANDARD_STEPS } from './lookup.js';
+import { findPciCap } from '../pci-caps.js';
 import { MAP_UNASSIGNED, msiTable } from './permissions.js';
 import { hidePme } from './pm.js';
 import type { ConfigState } from './state.js';
+
+/** As many as fit between the header and 0x100, one a dword. */
+const MAX_STEPS = (PCI_CFG_SPACE_SIZE - PCI_STD_HEADER_SIZEOF) / PCI_CAP_SIZEOF;
 
 /** A register of a capability; 0 where a list that runs to the end of standard space leaves no room for it. */
 function byteAt(state: ConfigState, position: number): number {
@@ -89,7 +93,7 @@ function pcixLength(state: ConfigState, position: number): number {
 function expressLength(state: ConfigState): number {
   noteExtendedCaps(state);
   // The host's first capability speaks for all: a function has one.
-  const position = findCapability(state.hw, PCI_CAP_ID_EXP);
+  const position = findPciCap(state.hw, PCI_CAP_ID_EXP);
   const flags = position === 0 ? 0 : state.hw.read(position + PCI_EXP_FLAGS, 2);
   const integrated = (flags & PCI_EXP_FLAGS_TYPE) >> 4 === PCI_EXP_TYPE_RC_END;
   return (flags & PCI_EXP_FLAGS_VERS) === 1
@@ -159,7 +163,7 @@ export function mapCapabilities(state: ConfigState): void {
   let link = PCI_CAPABILITY_LIST;
   let position = state.hw.read(PCI_CAPABILITY_LIST, 1);
   let kept = 0;
-  for (let step = 0; position !== 0 && step < STANDARD_STEPS; step++) {
+  for (let step = 0; position !== 0 && step < MAX_STEPS; step++) {
     if (position < PCI_STD_HEADER_SIZEOF) {
       state.vconfig[link] = 0;
       break;

@@ -8,8 +8,8 @@ import {
   PCI_EXP_DEVCTL_PAYLOAD,
   PCI_EXP_DEVCTL_READRQ,
 } from '@vfio/uapi';
+import { findPciCap } from '../pci-caps.js';
 import { type CapAccess, readByTable, writeByTable } from './access.js';
-import { findCapability } from './lookup.js';
 import { EXP_TABLE } from './permissions.js';
 import type { ConfigState } from './state.js';
 import { resetFunction } from './traps.js';
@@ -24,7 +24,7 @@ function followReadRequest(state: ConfigState, start: number, before: number): v
   const after = state.word(start + PCI_EXP_DEVCTL) & PCI_EXP_DEVCTL_READRQ;
   if (after === before) return;
   // The host's view of the capability, which is aligned, where a hostile list's may not be.
-  const position = findCapability(state.hw, PCI_CAP_ID_EXP);
+  const position = findPciCap(state.hw, PCI_CAP_ID_EXP);
   if (position === 0 || position + PCI_EXP_DEVCTL >= PCI_CFG_SPACE_SIZE) return;
   const hardware = state.hw.read(position + PCI_EXP_DEVCTL, 2);
   const payload = 128 << ((hardware & PCI_EXP_DEVCTL_PAYLOAD) >> 5);

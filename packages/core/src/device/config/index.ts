@@ -1,4 +1,4 @@
 export * from './host.js';
-export * from './lookup.js';
 export { MAP_BASIC, MAP_UNASSIGNED, MAP_VIRTUAL } from './permissions.js';
+export * from './saved-state.js';
 export * from './virtual-config.js';

@@ -36,6 +36,7 @@ import {
   PCI_VENDOR_ID,
 } from '@vfio/uapi';
 import type { AccessWidth } from '../../pci/raw-function.js';
+import { findPciCap } from '../pci-caps.js';
 import { byTable, type CapAccess, RAW, READ_ONLY, VENDOR, VIRTUAL } from './access.js';
 import { ADVANCED_FEATURES } from './af.js';
 import { saveBars } from './bars.js';
@@ -44,7 +45,6 @@ import { BASIC } from './command.js';
 import { mapExtCapabilities } from './ecaps.js';
 import { EXPRESS } from './express.js';
 import type { ConfigSpaceHost } from './host.js';
-import { findCapability } from './lookup.js';
 import { MSI } from './msi.js';
 import { ERR_TABLE, MAP_BASIC, MAP_UNASSIGNED, MAP_VIRTUAL, PCIX_TABLE, PWR_TABLE } from './permissions.js';
 import { PM } from './pm.js';
@@ -241,7 +241,7 @@ export class VirtualConfigSpace {
   /** The first MSI capability, or undefined. */
   get msi(): MsiCapability | undefined {
     const { hw } = this.#state;
-    const position = findCapability(hw, PCI_CAP_ID_MSI);
+    const position = findPciCap(hw, PCI_CAP_ID_MSI);
     if (position === 0) return undefined;
     const flags = hw.read(position + PCI_MSI_FLAGS, 2);
     return {
@@ -255,7 +255,7 @@ export class VirtualConfigSpace {
   /** The first MSI-X capability, or undefined. */
   get msix(): MsixCapability | undefined {
     const { hw } = this.#state;
-    const position = findCapability(hw, PCI_CAP_ID_MSIX);
+    const position = findPciCap(hw, PCI_CAP_ID_MSIX);
     // One that does not fit below 0x100 has no table to speak of.
     if (position === 0 || position + PCI_MSIX_PBA >= PCI_CFG_SPACE_SIZE) return undefined;
     const table = hw.read(position + PCI_MSIX_TABLE, 4);
