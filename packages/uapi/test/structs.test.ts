@@ -44,7 +44,9 @@ describe.each(Object.entries(STRUCT_VECTORS))('%s', (name, vector) => {
 
   test('gives back every value', () => {
     const fields = Object.entries(struct.layout).filter(([, field]) => !field.reserved);
-    const any = fc.record(Object.fromEntries(fields.map(([key, field]) => [key, anyValue(field as unknown as Field<unknown>)])));
+    const any = fc.record(
+      Object.fromEntries(fields.map(([key, field]) => [key, anyValue(field as unknown as Field<unknown>)])),
+    );
     fc.assert(
       fc.property(any, fc.boolean(), (given, littleEndian) => {
         const encoded = struct.encode(given as never, littleEndian);
