@@ -9,9 +9,9 @@ import {
   PCI_MSIX_ENTRY_SIZE,
   VFIO_PCI_ROM_REGION_INDEX,
 } from '@vfio/uapi';
+import { restoreConfigState, saveConfigState } from './config/saved-state.js';
 import { VirtualConfigSpace } from './config/virtual-config.js';
 import { DeviceConfigHost } from './config-host.js';
-import { restoreConfigState, saveConfigState } from './config/saved-state.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 import { releaseRegions } from './dev-region.js';
 import { isIntxMaskSupported, pciIntx } from './intx.js';

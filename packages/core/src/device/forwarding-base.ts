@@ -2,6 +2,7 @@ import { isVfioError, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_NONE, VFIO_
 import type { PciFunction } from '../pci/function.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 import { VFIO_OPS_API, type VfioDeviceOps } from './ops.js';
+import { vfioPciCoreMatch } from './vf-token.js';
 import type { VfioFunctionBase } from './vfio-base.js';
 import type { VfioDevice, VfioDeviceProvider } from './vfio-device.js';
 
@@ -58,7 +59,7 @@ export function vfioBaseFromDevice(provider: VfioDeviceProvider): VfioFunctionBa
           dev.warn('no REQ trigger is set, so nobody can be asked to let go: waiting until the user closes the device');
       }
     },
-    match: (dev, name) => name === dev.fn.address,
+    match: vfioPciCoreMatch,
     matchTokenUuid(dev, uuid) {
       // The device below knows whether one is needed, and says so when it is opened.
       if (uuid === undefined) tokens.delete(dev);

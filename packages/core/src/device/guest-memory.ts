@@ -181,6 +181,7 @@ export class GuestMemory implements DmaSpace {
 
   /** Reads or writes what is not in one local mapping. Everything is checked before the first byte moves. */
   #spanning(iova: number, data: Uint8Array, isWrite: boolean): void | Promise<void> {
+    this.#checkRange(isWrite ? 'write' : 'read', iova, data.length);
     const end = iova + data.length;
     let isRemote = false;
     for (let at = iova; at < end; ) {
@@ -280,11 +281,12 @@ export class GuestMemory implements DmaSpace {
   /** The local mapping that holds all of a range; undefined where several do or it is remote. @throws EFAULT */
   #oneLocal(iova: number, length: number, writable: boolean): DmaMapping | undefined {
     const mapping = this.#table.find(iova);
-    if (mapping !== undefined && iova + length <= mapping.to && mapping.memory !== undefined) {
+    if (mapping !== undefined && length >= 0 && iova + length <= mapping.to && mapping.memory !== undefined) {
       if (writable ? mapping.writable : mapping.readable) {
         if (iova - mapping.from + length <= mapping.memory.bytes.length) return mapping;
       }
     }
+    this.#checkRange('view', iova, length);
     const end = iova + Math.max(length, 1);
     for (let at = iova; at < end; ) at = this.#reachable(at, writable, iova, length).to;
     return undefined;
@@ -404,6 +406,12 @@ export class GuestMemory implements DmaSpace {
   /** What was written is not known any more: the next report says that everything is dirty. */
   markAllDirty(): void {
     this.#log?.markAll();
+  }
+
+  /** Ranges that no loop over addresses could end on. @throws EFAULT */
+  #checkRange(kind: string, iova: number, length: number): void {
+    if (Number.isSafeInteger(iova) && length >= 0) return;
+    throw this.#fault(kind, iova, length, 'not a range of addresses below 2^53');
   }
 
   #fault(kind: string, iova: number | bigint, length: number, why: string): VfioError {

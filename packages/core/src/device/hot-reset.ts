@@ -52,7 +52,8 @@ export function vfioPciCoreHotReset(dev: VfioPciCoreDevice, request: HotResetReq
   for (const fn of affected) {
     if (!owned.has(fn.address)) throw problem(`${fn.address} would be reset too, but the caller does not own it`);
   }
-  return resetScope(dev, set);
+  // Openings and closings in the set change what is reset.
+  return set.lock.run(() => resetScope(dev, set));
 }
 
 function noScope(dev: VfioPciCoreDevice, op: string) {

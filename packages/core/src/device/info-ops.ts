@@ -55,7 +55,7 @@ export function vfioPciCoreGetInfo(dev: VfioPciCoreDevice): DeviceInfo {
 export function vfioPciCoreGetRegionInfo(dev: VfioPciCoreDevice, index: number): RegionInfo {
   const offset = index * OFFSET_SPAN;
   if (index === VFIO_PCI_CONFIG_REGION_INDEX) {
-    return { index, flags: READ_WRITE, size: dev.config!.size, offset, caps: [] };
+    return { index, flags: READ_WRITE, size: dev.config?.size ?? 0, offset, caps: [] };
   }
   if (index === VFIO_PCI_ROM_REGION_INDEX) {
     const size = romSize(dev);

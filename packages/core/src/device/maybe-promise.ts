@@ -48,16 +48,29 @@ export class AsyncMutex {
   /** Waits for its turn; the result gives the lock back and must be called once. */
   async acquire(): Promise<() => void> {
     const before = this.#tail;
+    const unlock = this.#enqueue(before);
+    if (before !== undefined) await before;
+    return unlock;
+  }
+
+  /** Runs `work` under the lock: at once where it is free, else in its turn. */
+  run<T>(work: () => MaybePromise<T>): MaybePromise<T> {
+    const before = this.#tail;
+    const unlock = this.#enqueue(before);
+    if (before === undefined) return withCleanup(work, unlock);
+    return before.then(() => withCleanup(work, unlock));
+  }
+
+  #enqueue(before: Promise<void> | undefined): () => void {
     let release = () => {};
     const mine = new Promise<void>((resolve) => {
       release = resolve;
     });
-    const tail = (before ?? Promise.resolve()).then(() => mine);
+    const tail = before === undefined ? mine : before.then(() => mine);
     this.#tail = tail;
-    if (before !== undefined) await before;
     return () => {
-      release();
       if (this.#tail === tail) this.#tail = undefined;
+      release();
     };
   }
 }

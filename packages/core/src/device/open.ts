@@ -1,4 +1,5 @@
 import type { VfioPciCoreDevice } from './core-device.js';
+import { releaseRegions } from './dev-region.js';
 import { OpenedDevice } from './handle.js';
 import { endSession } from './migration.js';
 import { tokenBytes } from './vf-token.js';
@@ -47,7 +48,12 @@ function leave(dev: VfioPciCoreDevice): void {
 
 async function firstOpen(dev: VfioPciCoreDevice): Promise<void> {
   dev.lastingRegions = dev.regions.length;
-  await dev.ops.openDevice(dev);
+  try {
+    await dev.ops.openDevice(dev);
+  } catch (error) {
+    releaseRegions(dev, dev.lastingRegions);
+    throw error;
+  }
   const opened = [];
   try {
     for (const extension of dev.extensions) {

@@ -1,3 +1,5 @@
+import { errnoError } from '@vfio/uapi';
+
 /**
  * What the generic driver latches for each device at probe: the kernel's `nointxmask`, `disable_idle_d3` and
  * `disable_vga`. Variant drivers do not pass them, as in the kernel, where they never see them.
@@ -16,3 +18,88 @@ export const DEFAULT_CORE_PARAMS: VfioPciCoreParams = Object.freeze({
   disableIdleD3: false,
   disableVga: false,
 });
+
+/** Longest `ids` parameter, in characters. */
+export const IDS_PARAMETER_MAX = 1023;
+
+/** Boolean parameters of vfio-pci, with the kernel's defaults; which of them may be written while the module is loaded. */
+const SWITCHES = {
+  nointxmask: { writable: true },
+  disable_vga: { writable: false },
+  disable_idle_d3: { writable: true },
+  enable_sriov: { writable: true },
+  disable_denylist: { writable: false },
+} as const;
+
+/** Name of a boolean parameter, as the kernel spells it. */
+export type ModuleSwitch = keyof typeof SWITCHES;
+
+export interface ModuleParamsInit extends Partial<Readonly<Record<ModuleSwitch, boolean>>> {
+  /** `v:d[:sv[:sd[:class[:mask]]]]`, comma-separated. */
+  readonly ids?: string;
+}
+
+/**
+ * The module parameters of vfio-pci with their life: `ids` counts once, `disable_vga` and `disable_denylist` are set when the
+ * driver is made, the others may change at any time. `enable_sriov` is read at each use; `nointxmask`, `disable_idle_d3` and
+ * `disable_vga` are latched for each device at probe ({@link latch}), so a change affects only devices bound later.
+ */
+export class VfioPciModuleParams {
+  readonly ids: string;
+  readonly #switches: Record<ModuleSwitch, boolean>;
+
+  /** @throws ENOSPC for `ids` of more than 1023 characters, as the kernel's string parameters have it. */
+  constructor(init: ModuleParamsInit = {}) {
+    this.ids = init.ids ?? '';
+    if (this.ids.length > IDS_PARAMETER_MAX) {
+      throw errnoError('ENOSPC', `ids has ${this.ids.length} characters; at most ${IDS_PARAMETER_MAX} are allowed`, {
+        op: 'ids',
+      });
+    }
+    this.#switches = {
+      nointxmask: init.nointxmask ?? false,
+      disable_vga: init.disable_vga ?? false,
+      disable_idle_d3: init.disable_idle_d3 ?? false,
+      enable_sriov: init.enable_sriov ?? false,
+      disable_denylist: init.disable_denylist ?? false,
+    };
+  }
+
+  get(name: ModuleSwitch): boolean {
+    return this.#switches[name];
+  }
+
+  /**
+   * Changes a parameter, as a write to `/sys/module/vfio_pci/parameters` does.
+   *
+   * @param value a boolean, or a text by the kernel's rules: y, Y, 1, t, T, on; n, N, 0, f, F, off.
+   * @throws ENOENT (no such parameter), EACCES (set only when the driver is made), EINVAL (not a boolean).
+   */
+  set(name: string, value: boolean | string): void {
+    if (!isSwitch(name))
+      throw errnoError('ENOENT', `no parameter "${name}"; known are ${Object.keys(SWITCHES).join(', ')}`, { op: name });
+    if (!SWITCHES[name].writable)
+      throw errnoError('EACCES', `parameter "${name}" can only be set when the driver is made`, { op: name });
+    this.#switches[name] = typeof value === 'boolean' ? value : parseBoolean(name, value);
+  }
+
+  /** What a device bound now goes by. */
+  latch(): VfioPciCoreParams {
+    return {
+      nointxmask: this.#switches.nointxmask,
+      disableIdleD3: this.#switches.disable_idle_d3,
+      disableVga: this.#switches.disable_vga,
+    };
+  }
+}
+
+function isSwitch(name: string): name is ModuleSwitch {
+  return Object.hasOwn(SWITCHES, name);
+}
+
+/** `kstrtobool`: the first character decides, after `o` the second. @throws EINVAL */
+function parseBoolean(name: string, text: string): boolean {
+  if (/^([yYtT1]|[oO][nN])/.test(text)) return true;
+  if (/^([nNfF0]|[oO][fF])/.test(text)) return false;
+  throw errnoError('EINVAL', `parameter "${name}": "${text}" is not a boolean`, { op: name });
+}

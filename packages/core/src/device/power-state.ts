@@ -9,6 +9,8 @@ export class PowerState {
   hasPm = false;
   /** Suspended because nobody needs it. */
   asleep = false;
+  /** The falling asleep or waking that takes place now; never rejects. */
+  transition: Promise<void> | undefined = undefined;
   /** The function forgets its config space on the way from D3hot to D0 (no NoSoftRst). */
   needsRestore = false;
   /** Config space from before D3hot, where {@link needsRestore}. */

@@ -11,7 +11,7 @@ import { restoreConfigState, saveConfigState } from './config/saved-state.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 import { maskIntx, unmaskIntx } from './intx.js';
 import { IRQ_NONE } from './irq-state.js';
-import { chain, isPromise, type MaybePromise, withCleanup } from './maybe-promise.js';
+import { chain, isPromise, type MaybePromise, withCleanup, withRecovery } from './maybe-promise.js';
 import { notifyMemory } from './memory.js';
 import { findPciCap } from './pci-caps.js';
 
@@ -62,42 +62,53 @@ export function rewriteMessages(dev: VfioPciCoreDevice): void {
   }
 }
 
-/** Someone needs the function awake until {@link pmPut}: `pm_runtime_resume_and_get`. */
+/** Someone needs the function awake until {@link pmPut}: `pm_runtime_resume_and_get`. @throws where it cannot be woken */
 export function pmGet(dev: VfioPciCoreDevice): MaybePromise<void> {
   const { power } = dev;
   power.users++;
-  if (power.users > 1 || !power.asleep) return undefined;
-  try {
-    const waking = wake(dev);
-    if (!isPromise(waking)) return waking;
-    return waking.catch((error: unknown) => {
+  return withRecovery(
+    () => pmResume(dev),
+    (error) => {
       power.users--;
       throw error;
-    });
-  } catch (error) {
-    power.users--;
-    throw error;
-  }
+    },
+  );
 }
 
-/** Wakes the function if it sleeps: `pm_runtime_resume`. */
+/** Wakes the function if it sleeps or is about to: `pm_runtime_resume`. */
 export function pmResume(dev: VfioPciCoreDevice): MaybePromise<void> {
-  return dev.power.asleep ? wake(dev) : undefined;
+  if (!dev.power.asleep && dev.power.transition === undefined) return undefined;
+  return inTurn(dev, () => (dev.power.asleep ? wake(dev) : undefined));
 }
 
 /** Ends a {@link pmGet}; the function may sleep where nobody else needs it. */
 export function pmPut(dev: VfioPciCoreDevice): MaybePromise<void> {
   const { power } = dev;
   power.users--;
-  if (power.users > 0 || power.asleep) return undefined;
-  return suspend(dev);
+  if (power.users > 0) return undefined;
+  return inTurn(dev, () => (power.users > 0 || power.asleep ? undefined : suspend(dev)));
+}
+
+/** Falling asleep and waking of a function whose power changes take time never overlap. */
+function inTurn(dev: VfioPciCoreDevice, change: () => MaybePromise<void>): MaybePromise<void> {
+  const { power } = dev;
+  const before = power.transition;
+  const result = before === undefined ? change() : before.then(change);
+  if (!isPromise(result)) return result;
+  const settled = result
+    .catch(() => {})
+    .then(() => {
+      if (power.transition === settled) power.transition = undefined;
+    });
+  power.transition = settled;
+  return result;
 }
 
 function suspend(dev: VfioPciCoreDevice): MaybePromise<void> {
   const { power } = dev;
-  // Without the capability there is no state to go to; the device just counts as asleep.
   power.intxMasked = dev.irqs.type === VFIO_PCI_INTX_IRQ_INDEX && maskIntx(dev);
   power.asleep = true;
+  // Without the capability there is no state to go to; the device just counts as asleep.
   if (!power.hasPm || dev.vf.sriovActive) return undefined;
   return setPowerState(dev, 3);
 }
@@ -110,10 +121,10 @@ function wake(dev: VfioPciCoreDevice): MaybePromise<void> {
     if (trigger !== undefined) {
       // One shot: having been woken ends low power, and the device stays awake.
       power.wakeTrigger = undefined;
-      trigger.signal();
-      trigger.release();
       power.engaged = false;
       power.users++;
+      trigger.signal();
+      trigger.release();
     }
     if (power.intxMasked) {
       power.intxMasked = false;

@@ -6,6 +6,7 @@ import {
 } from '@vfio/uapi';
 import type { RegisterSpace } from '../pci/raw-function.js';
 import type { BarSlot } from './bar-slot.js';
+import type { VirtualConfigSpace } from './config/virtual-config.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 import type { MaybePromise } from './maybe-promise.js';
 import { whileAwake, whileAwakeSync } from './power.js';
@@ -132,6 +133,12 @@ function checkBar(dev: VfioPciCoreDevice, bar: BarSlot, offset: number, length: 
   return Math.min(length, bar.size - offset);
 }
 
+/** Config space of an open device. @throws ENODEV */
+function openConfig(dev: VfioPciCoreDevice, op: string): VirtualConfigSpace {
+  if (dev.config === undefined) throw dev.error('ENODEV', op, 'the device is not open');
+  return dev.config;
+}
+
 function checkMemory(dev: VfioPciCoreDevice, region: number, op: string): void {
   if (dev.memoryLocks > 0) {
     throw dev.error('EAGAIN', op, `region ${region} ${op}: the function is being reset or changes its power state`);
@@ -194,7 +201,7 @@ export function vfioPciCoreRead(dev: VfioPciCoreDevice, region: number, offset: 
   }
   switch (region) {
     case VFIO_PCI_CONFIG_REGION_INDEX:
-      return dev.config!.read(offset, data);
+      return openConfig(dev, 'read').read(offset, data);
     case VFIO_PCI_ROM_REGION_INDEX:
       return readRom(dev, offset, data);
     case VFIO_PCI_VGA_REGION_INDEX: {
@@ -246,7 +253,7 @@ export function vfioPciCoreWrite(
   }
   switch (region) {
     case VFIO_PCI_CONFIG_REGION_INDEX:
-      return dev.config!.write(offset, data);
+      return openConfig(dev, 'write').write(offset, data);
     case VFIO_PCI_ROM_REGION_INDEX:
       throw dev.error('EINVAL', 'write', 'region 6 write: the ROM can only be read');
     case VFIO_PCI_VGA_REGION_INDEX: {

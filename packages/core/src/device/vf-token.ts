@@ -1,5 +1,7 @@
 import { errnoError } from '@vfio/uapi';
 import type { VfioPciCoreDevice } from './core-device.js';
+import { nameDevice } from './name-device.js';
+import type { VfioDevice } from './vfio-device.js';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const TOKEN_BYTES = 16;
@@ -33,26 +35,54 @@ function equal(a: Uint8Array, b: Uint8Array): boolean {
 }
 
 /**
- * Whether a string of GROUP_GET_DEVICE_FD names this device: `<address>[ vf_token=<uuid>]`. Where it does, its token is
- * checked: `vfio_pci_core_match`.
+ * Reads a string of GROUP_GET_DEVICE_FD, `<address>[ vf_token=<uuid>]`, for a device; undefined where it names another.
  *
- * @throws EINVAL (unknown or doubled option, bad UUID, or as {@link vfioPciCoreMatchTokenUuid}), EACCES (token).
+ * @throws EINVAL (unknown or doubled option, bad UUID).
  */
-export function vfioPciCoreMatch(dev: VfioPciCoreDevice, name: string): boolean {
+export function parseDeviceName(
+  dev: VfioPciCoreDevice,
+  name: string,
+): { readonly token: Uint8Array | undefined } | undefined {
   const { address } = dev.fn;
-  if (!name.startsWith(address)) return false;
+  if (!name.startsWith(address)) return undefined;
   const rest = name.slice(address.length);
-  if (rest !== '' && rest[0] !== ' ') return false;
+  if (rest !== '' && rest[0] !== ' ') return undefined;
   let token: Uint8Array | undefined;
   for (const option of rest.split(' ')) {
     if (option === '') continue;
-    if (!option.startsWith(OPTION))
+    if (!option.startsWith(OPTION)) {
       throw dev.error('EINVAL', 'match', `unknown option "${option}"; only ${OPTION}<uuid> is known`);
+    }
     if (token !== undefined) throw dev.error('EINVAL', 'match', `option ${OPTION} is given twice`);
-    token = parseUuid(option.slice(OPTION.length));
+    token = nameDevice(dev, () => parseUuid(option.slice(OPTION.length)));
   }
-  dev.ops.matchTokenUuid(dev, token);
+  return { token };
+}
+
+/**
+ * Whether a string of GROUP_GET_DEVICE_FD names this device. Where it does, its token is checked: `vfio_pci_core_match`.
+ *
+ * @throws EINVAL (as {@link parseDeviceName} and {@link vfioPciCoreMatchTokenUuid}), EACCES (token).
+ */
+export function vfioPciCoreMatch(dev: VfioPciCoreDevice, name: string): boolean {
+  const found = parseDeviceName(dev, name);
+  if (found === undefined) return false;
+  dev.ops.matchTokenUuid(dev, found.token);
   return true;
+}
+
+/**
+ * Opens the device that a string of GROUP_GET_DEVICE_FD names.
+ *
+ * @throws ENODEV where none of the devices is named, and what `match` and `open` say.
+ */
+export async function vfioOpenByName(devices: Iterable<VfioPciCoreDevice>, name: string): Promise<VfioDevice> {
+  for (const dev of devices) {
+    if (!dev.ops.match(dev, name)) continue;
+    const token = parseDeviceName(dev, name)?.token;
+    return dev.open(token === undefined ? {} : { vfToken: token });
+  }
+  throw errnoError('ENODEV', `no device is named by "${name}"`, { op: 'GROUP_GET_DEVICE_FD' });
 }
 
 /**
