@@ -11,6 +11,7 @@ export * from './config/ext-capabilities.js';
 export * from './config/header.js';
 export * from './deferred.js';
 export * from './devices/edu.js';
+export * from './devices/nvme/index.js';
 export * from './host/address.js';
 export * from './host/bar.js';
 export * from './host/dma.js';

@@ -1,59 +1,41 @@
-import type { DmaMapRequest, DmaSpace, PinnedView, RemoteDma } from '@vfio/core';
-import { errnoError, hex } from '@vfio/uapi';
+import { GuestMemory } from '@vfio/core';
 
 /** Guest memory for device tests: one mapping from `base`, local, or reached by promises as messages would. */
-export class MemorySpace implements DmaSpace {
+export class MemorySpace extends GuestMemory {
   readonly bytes: Uint8Array;
   readonly view32: DataView;
   readonly base: number;
-  readonly #isRemote: boolean;
-  /** What the device did, for tests of order. */
+  /** What the device wrote, for tests of order. */
   readonly log: string[] = [];
-  remote: RemoteDma | undefined;
 
   constructor(size: number, options: { base?: number; remote?: boolean } = {}) {
+    super({});
     this.bytes = new Uint8Array(size);
     this.view32 = new DataView(this.bytes.buffer);
     this.base = options.base ?? 0;
-    this.#isRemote = options.remote ?? false;
+    const { bytes, base } = this;
+    this.map({
+      iova: BigInt(base),
+      size: BigInt(size),
+      readable: true,
+      writable: true,
+      memory: options.remote === true ? undefined : { bytes, fd: undefined, fdOffset: 0 },
+      remote: {
+        read: async (iova, into) => {
+          await Promise.resolve();
+          into.set(bytes.subarray(iova - base, iova - base + into.length));
+        },
+        write: async (iova, from) => {
+          const copy = from.slice();
+          await Promise.resolve();
+          bytes.set(copy, iova - base);
+        },
+      },
+    });
   }
 
-  map(_request: DmaMapRequest): void {
-    throw errnoError('EOPNOTSUPP', 'one fixed mapping');
-  }
-
-  unmap(): void {
-    throw errnoError('ENOENT', 'one fixed mapping');
-  }
-
-  unmapAll(): void {}
-
-  #range(iova: number, length: number): Uint8Array {
-    const at = iova - this.base;
-    if (at < 0 || at + length > this.bytes.length) throw errnoError('EFAULT', `${hex(iova)}+${length}: not mapped`);
-    return this.bytes.subarray(at, at + length);
-  }
-
-  read(iova: number, into: Uint8Array): void | Promise<void> {
-    if (this.#isRemote) return Promise.resolve().then(() => into.set(this.#range(iova, into.length)));
-    into.set(this.#range(iova, into.length));
-  }
-
-  write(iova: number, from: Uint8Array): void | Promise<void> {
-    this.log.push(`write ${hex(iova)}+${from.length}`);
-    if (this.#isRemote) {
-      const copy = from.slice();
-      return Promise.resolve().then(() => this.#range(iova, copy.length).set(copy));
-    }
-    this.#range(iova, from.length).set(from);
-  }
-
-  view(iova: number, length: number): Uint8Array | undefined {
-    const range = this.#range(iova, length);
-    return this.#isRemote ? undefined : range;
-  }
-
-  pin(iova: number, length: number): PinnedView {
-    return { bytes: this.#range(iova, length), release: () => {} };
+  override write(iova: number, from: Uint8Array): void | Promise<void> {
+    this.log.push(`write 0x${iova.toString(16)}+${from.length}`);
+    return super.write(iova, from);
   }
 }

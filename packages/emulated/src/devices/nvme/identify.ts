@@ -1,0 +1,123 @@
+import { NVME_VERSION } from './constants.js';
+import { LBA_FORMATS, type NvmeNamespace } from './namespace.js';
+
+/** What the identify data structure of a controller is made from. */
+export interface ControllerIdentity {
+  readonly vendor: number;
+  readonly subvendor: number;
+  readonly serial: string;
+  readonly model: string;
+  readonly firmware: string;
+  readonly subnqn: string;
+  readonly controllerId: number;
+  readonly mdts: number;
+  readonly namespaces: number;
+  readonly hasCache: boolean;
+  readonly capacity: number;
+  readonly errorLogSize: number;
+  readonly asyncEvents: number;
+  readonly warningTemperature: number;
+  readonly criticalTemperature: number;
+}
+
+/** Identify data is always this long. */
+export const IDENTIFY_SIZE = 4096;
+
+/** Optional asynchronous events that are supported: namespace attribute notices. */
+export const OAES_NAMESPACE = 0x100;
+
+/** Identify Controller (figure 247). */
+export function identifyController(id: ControllerIdentity): Uint8Array {
+  const bytes = new Uint8Array(IDENTIFY_SIZE);
+  const view = new DataView(bytes.buffer);
+  view.setUint16(0, id.vendor, true);
+  view.setUint16(2, id.subvendor, true);
+  ascii(bytes, 4, 20, id.serial);
+  ascii(bytes, 24, 40, id.model);
+  ascii(bytes, 64, 8, id.firmware);
+  view.setUint8(72, 3); // recommended arbitration burst: 8 commands
+  bytes.set([0x00, 0x54, 0x52], 73); // OUI 52:54:00, low byte first
+  view.setUint8(77, id.mdts);
+  view.setUint16(78, id.controllerId, true);
+  view.setUint32(80, NVME_VERSION, true);
+  view.setUint32(84, 500_000, true); // RTD3 resume latency, us
+  view.setUint32(88, 5_000_000, true); // RTD3 entry latency, us: how long a shutdown may take
+  view.setUint32(92, OAES_NAMESPACE, true);
+  view.setUint8(111, 1); // an I/O controller
+  view.setUint16(256, 0x0002, true); // OACS: Format NVM
+  view.setUint8(258, 3); // ACL: 4 aborts
+  view.setUint8(259, id.asyncEvents - 1);
+  view.setUint8(260, 0x03); // one firmware slot, read only
+  view.setUint8(261, 0x06); // LPA: commands supported and effects; extended offsets and lengths
+  view.setUint8(262, id.errorLogSize - 1);
+  view.setUint16(266, id.warningTemperature, true);
+  view.setUint16(268, id.criticalTemperature, true);
+  view.setBigUint64(280, BigInt(id.capacity), true); // TNVMCAP
+  view.setUint8(512, 0x66);
+  view.setUint8(513, 0x44);
+  view.setUint32(516, id.namespaces, true);
+  view.setUint16(520, 0x009d, true); // ONCS: compare, DSM, write zeroes, save and select, verify
+  view.setUint8(524, 0); // FNA: formats are per namespace
+  view.setUint8(525, id.hasCache ? 0x07 : 0x06); // a cache; Flush takes all namespaces
+  view.setUint8(531, 0);
+  ascii(bytes, 768, 256, id.subnqn, 0);
+  view.setUint16(2048, 2500, true); // power state 0: 25 W
+  return bytes;
+}
+
+/** Identify Namespace (figure 245). */
+export function identifyNamespace(namespace: NvmeNamespace): Uint8Array {
+  const bytes = new Uint8Array(IDENTIFY_SIZE);
+  const view = new DataView(bytes.buffer);
+  const blocks = BigInt(namespace.blocks);
+  for (const at of [0, 8, 16]) view.setBigUint64(at, blocks, true);
+  view.setUint8(25, LBA_FORMATS.length - 1);
+  view.setUint8(26, namespace.format);
+  view.setUint8(33, 0x09); // DLFEAT: deallocated blocks read as zeros; Write Zeroes can deallocate
+  view.setBigUint64(48, BigInt(namespace.size), true);
+  bytes.set(guid(namespace), 104);
+  view.setBigUint64(120, namespace.eui64, false);
+  for (const [index, shift] of LBA_FORMATS.entries()) view.setUint32(128 + 4 * index, shift << 16, true);
+  return bytes;
+}
+
+/** Namespace Identification Descriptor list (figure 249): EUI-64, NGUID, UUID. */
+export function identifyDescriptors(namespace: NvmeNamespace): Uint8Array {
+  const bytes = new Uint8Array(IDENTIFY_SIZE);
+  const view = new DataView(bytes.buffer);
+  bytes.set([1, 8], 0);
+  view.setBigUint64(4, namespace.eui64, false);
+  bytes.set([2, 16], 12);
+  bytes.set(guid(namespace), 16);
+  bytes.set([3, 16], 32);
+  const uuid = guid(namespace);
+  uuid[6] = ((uuid[6] ?? 0) & 0x0f) | 0x80; // version 8: made by a rule of its own (RFC 9562)
+  uuid[8] = ((uuid[8] ?? 0) & 0x3f) | 0x80;
+  bytes.set(uuid, 36);
+  return bytes;
+}
+
+/** Active namespaces above `after`, ascending. */
+export function identifyActive(namespaces: Iterable<number>, after: number): Uint8Array {
+  const bytes = new Uint8Array(IDENTIFY_SIZE);
+  const view = new DataView(bytes.buffer);
+  const ids = [...namespaces].filter((nsid) => nsid > after).sort((a, b) => a - b);
+  for (const [index, nsid] of ids.slice(0, 1024).entries()) view.setUint32(4 * index, nsid, true);
+  return bytes;
+}
+
+function guid(namespace: NvmeNamespace): Uint8Array {
+  const bytes = new Uint8Array(16);
+  const view = new DataView(bytes.buffer);
+  view.setBigUint64(0, namespace.eui64 ^ 0x7666696f2d6e766dn, false);
+  view.setBigUint64(8, namespace.eui64, false);
+  return bytes;
+}
+
+/** Text as identify data has it: padded with spaces (or zeros), cut where it is too long, printable only. */
+function ascii(bytes: Uint8Array, at: number, length: number, text: string, pad = 0x20): void {
+  for (let i = 0; i < length; i++) {
+    const code = i < text.length ? text.charCodeAt(i) : pad;
+    bytes[at + i] = i < text.length && (code < 0x20 || code > 0x7e) ? 0x3f : code;
+  }
+}
