@@ -38,6 +38,10 @@ export interface EduOptions {
   readonly dmaMask?: number;
   /** How long a transfer takes. Default 0: it is done right after the access that started it was answered. */
   readonly dmaLatencyMs?: number;
+  /** Device id, where the same registers are behind another one. Default 0x11e8. */
+  readonly device?: number;
+  /** A PCI Express function that can be reset alone (FLR), with PM. Default false: conventional, as documented. */
+  readonly express?: boolean;
 }
 
 /** Registers that are 64 bits wide. */
@@ -69,15 +73,19 @@ export class Edu implements DeviceModel, BarHandler {
     this.#latencyMs = options.dmaLatencyMs ?? 0;
     ctx.identity({
       vendor: PCI_VENDOR_ID_QEMU,
-      device: 0x11e8,
+      device: options.device ?? 0x11e8,
       subvendor: 0x1af4,
       subdevice: 0x1100,
       class: 0x00ff00,
       revision: 0x10,
     });
-    ctx.intx();
+    if (ctx.vfIndex === undefined) ctx.intx();
     ctx.bar(0, { size: EDU.BAR_SIZE, handler: this });
     ctx.msi({ vectors: 1, is64Bit: true });
+    if (options.express === true) {
+      ctx.express({ flr: true });
+      ctx.pm();
+    }
   }
 
   read(offset: number, width: AccessWidth): number {

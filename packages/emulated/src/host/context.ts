@@ -189,7 +189,12 @@ export class EmulatedFunctionContext implements FunctionContext {
   }
 
   express(options: ExpressOptions = {}): void {
-    this.#fn.offsets.express = addExpress(this.config, options, () => this.#fn.reset('flr'));
+    this.#fn.offsets.express = addExpress(
+      this.config,
+      // On a root bus there is no link, so an endpoint is part of the root complex.
+      this.#fn.parent === undefined ? { type: 'rc-integrated', ...options } : options,
+      () => this.#fn.reset('flr'),
+    );
     this.#fn.hasFlr = options.flr === true;
   }
 
