@@ -1,4 +1,4 @@
-import { isPromise, type MaybePromise } from './maybe-promise.js';
+import { isPromise, type MaybePromise, tracked } from './maybe-promise.js';
 
 /**
  * The lock over a device's migration state, with the rule that every migratable driver needs: a reset that comes while a
@@ -57,14 +57,10 @@ export class DeferredReset {
   }
 
   #track<T>(result: Promise<T>): Promise<T> {
-    const settled = result.then(
-      () => {},
-      () => {},
-    );
-    this.#tail = settled;
-    settled.then(() => {
+    const { returned, settled } = tracked(result, () => {
       if (this.#tail === settled) this.#tail = undefined;
     });
-    return result;
+    this.#tail = settled;
+    return returned;
   }
 }

@@ -5,7 +5,7 @@ import type { VfioPciCoreDevice } from './core-device.js';
 import type { DmaMapRequest } from './dma-space.js';
 import type { FeatureRequest, FeatureResult } from './features.js';
 import type { DeviceInfo, HotResetInfo, IrqInfo, RegionInfo } from './info.js';
-import { isPromise, type MaybePromise } from './maybe-promise.js';
+import { isPromise, type MaybePromise, tracked } from './maybe-promise.js';
 import type { HotResetRequest, VfioDeviceOps } from './ops.js';
 import type { IoeventfdRequest, SetIrqsRequest } from './triggers.js';
 import type { VfioDevice } from './vfio-device.js';
@@ -143,15 +143,11 @@ export class OpenedDevice implements VfioDevice {
 
   #track<T>(result: Promise<T>): Promise<T> {
     const dev = this.#dev;
-    const settled = result.then(
-      () => {},
-      () => {},
-    );
-    dev.pending = settled;
-    settled.then(() => {
+    const { returned, settled } = tracked(result, () => {
       if (dev.pending === settled) dev.pending = undefined;
     });
-    return result;
+    dev.pending = settled;
+    return returned;
   }
 
   #check(op: string): void {

@@ -37,6 +37,19 @@ export function withRecovery<T>(
   }
 }
 
+/**
+ * Follows work that takes time: `ended` runs before whoever waits for `returned` goes on, and `settled` ends after that,
+ * without an error.
+ */
+export function tracked<T>(work: Promise<T>, ended: () => void): { returned: Promise<T>; settled: Promise<void> } {
+  const returned = work.finally(ended);
+  const settled = returned.then(
+    () => {},
+    () => {},
+  );
+  return { returned, settled };
+}
+
 /** A lock that is taken in turns. In one thread it matters only across promises. */
 export class AsyncMutex {
   #tail: Promise<void> | undefined;

@@ -11,7 +11,7 @@ import { restoreConfigState, saveConfigState } from './config/saved-state.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 import { maskIntx, unmaskIntx } from './intx.js';
 import { IRQ_NONE } from './irq-state.js';
-import { chain, isPromise, type MaybePromise, withCleanup, withRecovery } from './maybe-promise.js';
+import { chain, isPromise, type MaybePromise, tracked, withCleanup, withRecovery } from './maybe-promise.js';
 import { notifyMemory } from './memory.js';
 import { findPciCap } from './pci-caps.js';
 
@@ -95,13 +95,11 @@ function inTurn(dev: VfioPciCoreDevice, change: () => MaybePromise<void>): Maybe
   const before = power.transition;
   const result = before === undefined ? change() : before.then(change);
   if (!isPromise(result)) return result;
-  const settled = result
-    .catch(() => {})
-    .then(() => {
-      if (power.transition === settled) power.transition = undefined;
-    });
+  const { returned, settled } = tracked(result, () => {
+    if (power.transition === settled) power.transition = undefined;
+  });
   power.transition = settled;
-  return result;
+  return returned;
 }
 
 function suspend(dev: VfioPciCoreDevice): MaybePromise<void> {
