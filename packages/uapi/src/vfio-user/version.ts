@@ -54,8 +54,10 @@ function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
+/** A value for a message. Objects are only named: a peer can nest them deeper than a walk through them could go. */
 function show(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
+  if (typeof value === 'object') return value === null ? 'null' : Array.isArray(value) ? 'a list' : 'an object';
+  const text = String(value);
   return text.length > 40 ? `${text.slice(0, 40)}...` : text;
 }
 
