@@ -1,0 +1,164 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { AliasDriverSource, AliasIndex, type DriverSource, deviceOf, type PciFunction } from '@vfio/core';
+import { createDemoHost, DEMO } from '@vfio/emulated';
+import { type EduReport, runEdu } from '../demo/edu-program.js';
+import { type NvmeIdentity, NvmeProgram } from '../demo/nvme-program.js';
+import { withServed } from '../demo/served.js';
+import { installedDrivers } from '../drivers.js';
+import { formatSize } from '../format.js';
+import type { Io } from '../io.js';
+import { paint, printJson } from '../output.js';
+import { loadPciNames } from '../pci-names.js';
+import { findFunction, openSession, type Session } from '../session.js';
+import { list } from './list.js';
+import { printExplanation } from './match.js';
+
+/** The variant that the demo shows, found like any other: the command depends on none. */
+const VARIANT = 'nvme_vfio_pci';
+/** Bytes that go to the disk and come back. */
+const TRANSFER = 256 * 1024;
+
+/** One run of the NVMe program. */
+interface NvmeRun {
+  readonly how: string;
+  readonly driver: string;
+  readonly ops: string;
+  readonly identity: NvmeIdentity;
+  readonly bytes: number;
+  readonly sha256: string;
+  readonly intact: boolean;
+}
+
+/** What `vfio demo --json` shows; documented in docs/reference/cli.md. */
+export interface DemoReport {
+  readonly ok: boolean;
+  readonly nvme: readonly NvmeRun[];
+  readonly edu: EduReport & { readonly driver: string };
+  readonly milliseconds: number;
+}
+
+/**
+ * `vfio demo`: the emulated host, each function's match explained, the same NVMe function through its variant, through
+ * the generic driver and through the variant by name, and edu; each driven over a real socket.
+ */
+export async function demo(options: { readonly json?: boolean }, io: Io): Promise<boolean> {
+  const start = performance.now();
+  const quiet = options.json === true;
+  const say = (text: string): void => {
+    if (!quiet) io.out(`${text}\n`);
+  };
+  const title = (text: string): void => say(`\n${paint(io, 'bold', text)}`);
+  const warn = (message: string): void => io.err(`warning: ${message}\n`);
+  const folder = await mkdtemp(join(tmpdir(), 'vfio-demo-'));
+  const drivers = await installedDrivers({ cwd: io.cwd, env: io.env, warn });
+  const session = openSession(createDemoHost(), drivers, warn);
+  try {
+    if (!quiet) {
+      title('The emulated host');
+      list(session, loadPciNames(io), {}, io);
+    }
+    const nvme = findFunction(session.host, DEMO.nvme);
+    const edu = findFunction(session.host, DEMO.edu);
+
+    title(`${nvme.address} (NVMe): two drivers could take it, the one with fewer wildcards does`);
+    if (!quiet) printExplanation(drivers.explain(nvme), io, '  ');
+    const runs = [await runNvme(session, nvme, drivers, 'best match', folder, say)];
+
+    const without = withoutDriver(session, VARIANT);
+    title(`The same function without ${VARIANT}, as after \`npm rm @vfio/nvme-vfio-pci\``);
+    if (!quiet) printExplanation(without.explain(nvme), io, '  ');
+    runs.push(await runNvme(session, nvme, without, 'best match without the variant', folder, say));
+
+    title(`The same function with the driver forced by name, as \`vfio serve --driver ${VARIANT}\` does`);
+    runs.push(await runNvme(session, nvme, VARIANT, 'forced by name', folder, say));
+
+    title(`${edu.address} (edu): registers, DMA and interrupts`);
+    if (!quiet) printExplanation(drivers.explain(edu), io, '  ');
+    const driver = await session.bus.bindBest(edu, drivers);
+    const report = await withServed(deviceOf(session.bus, edu), folder, { type: 'msi', vectors: 1 }, runEdu);
+    say(
+      `  identification 0x${report.identification.toString(16)}, 10! = ${report.factorialOf10}, ` +
+        `4096 bytes there and back by DMA ${tick(report.dmaRoundTrip, io)}, ${report.interrupts} interrupts`,
+    );
+
+    const ok =
+      runs.every((run) => run.intact) && report.liveness && report.dmaRoundTrip && report.factorialOf10 === 3628800;
+    const milliseconds = Math.round(performance.now() - start);
+    if (quiet)
+      printJson(io, { ok, nvme: runs, edu: { ...report, driver: driver.name }, milliseconds } satisfies DemoReport);
+    else summary(runs, ok, milliseconds, io);
+    return ok;
+  } finally {
+    for (const fn of session.bus.functions()) if (session.bus.isBound(fn)) await session.bus.unbind(fn);
+    await session.bus.close();
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** The installed drivers but one, as the index is when its package is taken out. */
+function withoutDriver(session: Session, name: string): AliasDriverSource {
+  const { drivers } = session;
+  return new AliasDriverSource({
+    index: new AliasIndex(
+      drivers.index.entries.filter((entry) => entry.driver !== name),
+      { drivers: drivers.drivers },
+    ),
+    load: (wanted) => drivers.load(wanted),
+  });
+}
+
+async function runNvme(
+  session: Session,
+  fn: PciFunction,
+  from: DriverSource | string,
+  how: string,
+  folder: string,
+  say: (text: string) => void,
+): Promise<NvmeRun> {
+  const { bus, drivers } = session;
+  if (bus.isBound(fn)) await bus.unbind(fn);
+  const driver = typeof from === 'string' ? await bus.bindOverride(fn, from, drivers) : await bus.bindBest(fn, from);
+  const device = deviceOf(bus, fn);
+  const run = await withServed(device, folder, { type: 'msix', vectors: 2 }, async (context) => {
+    const program = new NvmeProgram(context);
+    const identity = await program.start();
+    const data = randomBytes(TRANSFER);
+    await program.write(0, data);
+    await program.flush();
+    const back = await program.read(0, TRANSFER);
+    const digest = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+    return { identity, sha256: digest(back), intact: digest(back) === digest(data) };
+  });
+  say(
+    `  ${driver.name} (ops ${device.name}): ${run.identity.model}, ` +
+      `${formatSize(run.identity.blocks * run.identity.blockSize)}; ` +
+      `${formatSize(TRANSFER)} written, flushed and read back, sha256 ${run.sha256.slice(0, 12)}… ${run.intact ? 'equal' : 'DIFFERENT'}`,
+  );
+  return { how, driver: driver.name, ops: device.name, bytes: TRANSFER, ...run };
+}
+
+const tick = (ok: boolean, io: Io): string => (ok ? paint(io, 'green', 'equal') : paint(io, 'red', 'DIFFERENT'));
+
+function summary(runs: readonly NvmeRun[], ok: boolean, milliseconds: number, io: Io): void {
+  const [best, generic] = runs;
+  io.out(`\n${paint(io, 'bold', 'What you saw')}\n`);
+  io.out(
+    [
+      '  Each driver is an npm package with a table of ids. A function was matched against the tables of what is installed, and',
+      `  ${best?.driver} won for the NVMe controller; without it, ${generic?.driver} did. The driver's device was served over a`,
+      '  vfio-user socket, and a small driver on the other end used it as QEMU does: memory by descriptor, interrupts by eventfd.',
+      '  Nothing here needed hardware, a kernel module or root.',
+      '',
+      '  Next:  vfio match 0000:01:00.0        why that driver',
+      '         vfio info 0000:01:00.0         what it offers',
+      '         vfio serve 0000:01:00.0 --socket-path /tmp/nvme.sock     give it to your QEMU',
+      '',
+    ].join('\n'),
+  );
+  io.out(
+    `\n${ok ? paint(io, 'green', 'All checks passed') : paint(io, 'red', 'A check FAILED')} in ${(milliseconds / 1000).toFixed(1)} s\n`,
+  );
+}

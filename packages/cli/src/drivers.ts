@@ -1,0 +1,25 @@
+import { discoverDrivers, type InstalledDrivers } from '@vfio/core/node';
+
+export interface DriversOptions {
+  /** The folder whose project says what is installed. */
+  readonly cwd: string;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Told of packages that cannot be used. */
+  readonly warn: (message: string) => void;
+}
+
+/**
+ * Finds the drivers of the project that the command runs in; those beside the command where it is installed globally.
+ * `VFIO_CACHE` names another place for the merged index.
+ */
+export async function installedDrivers(options: DriversOptions): Promise<InstalledDrivers> {
+  const { cwd, env, warn } = options;
+  const [, script] = process.argv;
+  const drivers = await discoverDrivers({
+    from: cwd,
+    ...(script === undefined ? {} : { cli: script }),
+    ...(env['VFIO_CACHE'] === undefined ? {} : { cacheDirectory: env['VFIO_CACHE'] }),
+  });
+  for (const problem of drivers.problems) warn(`${problem.package}: ${problem.message}`);
+  return drivers;
+}

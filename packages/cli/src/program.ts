@@ -1,0 +1,136 @@
+import { deviceOf, toClient } from '@vfio/core';
+import { createDemoHost } from '@vfio/emulated';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { installedDrivers } from './drivers.js';
+import type { Io } from './io.js';
+import { loadPciNames } from './pci-names.js';
+import { bindFunction, findFunction, openSession, type Session } from './session.js';
+
+/** What the commands share on the command line. */
+interface JsonOption {
+  readonly json?: boolean;
+}
+
+function whole(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!Number.isInteger(value) || value < min || value > max) {
+      throw new InvalidArgumentError(`it must be a whole number from ${min} to ${max}.`);
+    }
+    return value;
+  };
+}
+
+function octal(text: string): number {
+  if (!/^[0-7]{3,4}$/.test(text)) throw new InvalidArgumentError('it must be octal, as for chmod: 660.');
+  return Number.parseInt(text, 8);
+}
+
+const UNITS: Readonly<Record<string, number>> = { '': 1, K: 1024, M: 1024 ** 2, G: 1024 ** 3, T: 1024 ** 4 };
+
+function size(text: string): number {
+  const [, number = '', unit = ''] = /^(\d+)([KMGT]?)(?:i?B)?$/.exec(text) ?? [];
+  const bytes = Number(number) * (UNITS[unit] ?? Number.NaN);
+  if (number === '' || !Number.isSafeInteger(bytes) || bytes === 0 || bytes % 4096 !== 0) {
+    throw new InvalidArgumentError('it must be a multiple of 4096 bytes, as 64M or 1G.');
+  }
+  return bytes;
+}
+
+const collect = (value: string, all: readonly string[]): string[] => [...all, value];
+
+/**
+ * The `vfio` command line. `io` is all that the commands touch of the process; the exit code of a run that did not throw
+ * is what `setExitCode` was told last, 0 otherwise.
+ */
+export function createProgram(io: Io, setExitCode: (code: number) => void): Command {
+  const warn = (message: string): void => io.err(`warning: ${message}\n`);
+  const session = async (): Promise<Session> =>
+    openSession(createDemoHost(), await installedDrivers({ cwd: io.cwd, env: io.env, warn }), warn);
+
+  const program = new Command('vfio')
+    .description('Linux vfio_pci_core and its variant drivers in userspace: find, inspect and serve PCI functions.')
+    .configureOutput({
+      writeOut: io.out,
+      writeErr: io.err,
+      getOutHasColors: () => io.color,
+      getErrHasColors: () => io.color,
+    })
+    .option('--debug', 'show the stack of an error')
+    .addOption(new Option('--host <name>', 'where functions come from').choices(['emulated']).default('emulated'))
+    .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 the command line is wrong.\n')
+    .showHelpAfterError('(vfio --help shows what there is)')
+    .exitOverride();
+
+  program
+    .command('list')
+    .description('the functions of the host, what drives each and what would drive it best')
+    .option('--json', 'one JSON document')
+    .action(async (options: JsonOption) => {
+      const { list } = await import('./commands/list.js');
+      list(await session(), loadPciNames(io), options, io);
+    });
+
+  program
+    .command('match')
+    .description('every driver that could take a function, field by field, and why one wins')
+    .argument('<what>', 'an address (0000:00:02.0), a modalias (pci:v…), or ids (8086:5845:1af4:1100:010802)')
+    .option('--json', 'one JSON document')
+    .option('--all', 'also drivers that do not match, with what is closest')
+    .action(async (what: string, options: JsonOption & { all?: boolean }) => {
+      const { match } = await import('./commands/match.js');
+      if (!match(await session(), what, options, io)) setExitCode(1);
+    });
+
+  program
+    .command('info')
+    .description('device info, regions, interrupts and decoded config space of a function or a served device')
+    .argument('<what>', 'an address, or the socket of a server')
+    .option('--driver <name>', 'this driver instead of the best')
+    .option('--json', 'one JSON document')
+    .action(async (what: string, options: JsonOption & { driver?: string }) => {
+      const { info } = await import('./commands/info.js');
+      if (what.includes('/')) {
+        const { VfioUserClient } = await import('@vfio/vfio-user');
+        await using client = await VfioUserClient.connect(what);
+        await info(client, what, options, io);
+        return;
+      }
+      const opened = await session();
+      const fn = findFunction(opened.host, what);
+      const driver = await bindFunction(opened, fn, options.driver);
+      await using device = await deviceOf(opened.bus, fn).open();
+      await info(toClient(device), `${fn.address}  driver ${driver.name}`, options, io);
+    });
+
+  program
+    .command('serve')
+    .description('serve functions to a VMM over vfio-user, until SIGINT or SIGTERM')
+    .argument('<address...>', 'the functions')
+    .option('--socket-path <path>', 'socket of each function, in the order of the addresses', collect, [])
+    .option('--fd <number>', 'serve one function on a socket that was inherited', whole(3, 1 << 20))
+    .option('--socket-mode <mode>', 'permission bits of the socket, octal', octal)
+    .option('--socket-group <group>', 'group of the socket')
+    .option('--driver <name>', 'this driver instead of the best')
+    .option('--threads <n>', 'spread the functions over threads', whole(1, 64), 1)
+    .option('--trace <file>', 'append one decoded line for each message')
+    .option('--compat <mode>', 'answer clients as auto, strict, qemu, rust, spdk or other', 'auto')
+    .option('--nvme-file <file>', 'keep the namespace of the first NVMe controller in a file')
+    .option('--nvme-size <size>', 'its size where the file is new (default 1G)', size)
+    .option('--json', 'one JSON document a line for each event')
+    .action(async (addresses: string[], { nvmeFile, nvmeSize, ...options }) => {
+      const { serve } = await import('./commands/serve.js');
+      await serve(addresses, { ...options, host: { nvmeFile, nvmeSize } }, io);
+    });
+
+  program
+    .command('demo')
+    .description('the emulated host from match to a served device, in a few seconds')
+    .option('--json', 'one JSON document')
+    .action(async (options: JsonOption) => {
+      const { demo } = await import('./commands/demo.js');
+      if (!(await demo(options, io))) setExitCode(1);
+    });
+
+  return program;
+}

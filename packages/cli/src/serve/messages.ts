@@ -1,0 +1,41 @@
+/** Plain messages between the command and the thread that serves: nothing else crosses. */
+
+/** One function to be served and where. */
+export interface ServeTarget {
+  readonly address: string;
+  readonly driver: string | undefined;
+  /** A socket file, or a descriptor that was inherited. */
+  readonly socket: { readonly path: string; readonly mode?: number; readonly group?: string } | { readonly fd: number };
+}
+
+/** What a serving thread is started with. */
+export interface ServeJob {
+  readonly cwd: string;
+  readonly targets: readonly ServeTarget[];
+  readonly compat: string | undefined;
+  readonly traceFile: string | undefined;
+  readonly hostOptions: HostOptions;
+}
+
+/** How the emulated host is made. */
+export interface HostOptions {
+  /** A file in which the namespace of the first NVMe controller is kept. */
+  readonly nvmeFile: string | undefined;
+  /** Its size in bytes where it is new. */
+  readonly nvmeSize: number | undefined;
+}
+
+export type FromServer =
+  | { readonly type: 'listening'; readonly address: string; readonly driver: string; readonly ops: string }
+  | { readonly type: 'attached'; readonly address: string; readonly peer: string }
+  | { readonly type: 'detached'; readonly address: string; readonly reason: string }
+  | { readonly type: 'warning'; readonly address: string | undefined; readonly message: string }
+  | {
+      readonly type: 'failed';
+      readonly message: string;
+      readonly code: string | undefined;
+      readonly stack: string | undefined;
+    }
+  | { readonly type: 'ready' };
+
+export type ToServer = { readonly type: 'stop' };

@@ -1,0 +1,44 @@
+import {
+  errnoError,
+  normalizePciAddress,
+  OpsRegistry,
+  PciBus,
+  type PciDriver,
+  type PciFunction,
+  type PciHost,
+} from '@vfio/core';
+import type { InstalledDrivers } from '@vfio/core/node';
+
+/** A host with its bus, and the drivers that can be had: what every command works on. */
+export interface Session {
+  readonly host: PciHost;
+  readonly bus: PciBus;
+  readonly drivers: InstalledDrivers;
+}
+
+export function openSession(host: PciHost, drivers: InstalledDrivers, warn: (message: string) => void): Session {
+  const bus = new PciBus(host, {
+    ops: new OpsRegistry(),
+    warn: ({ device, message }) => warn(`${device}: ${message}`),
+  });
+  return { host, bus, drivers };
+}
+
+/** The function at an address as people write it: `0000:00:04.0` or `00:04.0`. @throws EINVAL, ENODEV naming those that are there. */
+export function findFunction(host: PciHost, text: string): PciFunction {
+  const address = normalizePciAddress(text);
+  const fn = host.find(address);
+  if (fn !== undefined) return fn;
+  const known = host.functions().map((other) => other.address);
+  throw errnoError(
+    'ENODEV',
+    `no function ${address} on the ${host.name} host; there ${known.length === 0 ? 'is none' : `are ${known.join(', ')}`}`,
+    { op: 'find', device: address },
+  );
+}
+
+/** Binds the best driver of a function, or the one that is named. @throws what matching, loading and probing throw. */
+export function bindFunction(session: Session, fn: PciFunction, driver: string | undefined): Promise<PciDriver> {
+  const { bus, drivers } = session;
+  return driver === undefined ? bus.bindBest(fn, drivers) : bus.bindOverride(fn, driver, drivers);
+}
