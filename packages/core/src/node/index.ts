@@ -1,0 +1,22 @@
+/**
+ * What core needs Node for: finding the driver packages that are installed, and building their alias files.
+ *
+ * @packageDocumentation
+ */
+export {
+  AliasCache,
+  type Catalog,
+  defaultCacheDirectory,
+  type FileStamp,
+  type InstalledDriver,
+  type PackageProblem,
+} from './alias-cache.js';
+export { type BuiltAliasFile, buildAliasFiles } from './build-alias.js';
+export { type DiscoverOptions, discoverDrivers, InstalledDrivers, type UnusedPackage } from './discovery.js';
+export {
+  type DriverManifest,
+  type ManifestResult,
+  type PackageProblemKind,
+  parseManifest,
+  VFIO_MANIFEST_API,
+} from './manifest.js';
