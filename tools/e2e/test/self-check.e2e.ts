@@ -1,4 +1,13 @@
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
@@ -147,4 +156,9 @@ test('a guest that cannot boot is reported with its last words and leaves no QEM
   await expect(boot({ name: 'self-check-no-device', devices: [{ driver: 'no-such-device' }] })).rejects.toThrow(
     /QEMU ended with 1[\s\S]*'no-such-device' is not a valid device model name/,
   );
+  const logs = inject('artifacts').logs;
+  const commands = readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && existsSync(`/proc/${name}/cmdline`))
+    .map((pid) => readFileSync(`/proc/${pid}/cmdline`, 'latin1'));
+  expect(commands.filter((line) => line.includes(join(logs, 'self-check-')))).toEqual([]);
 });
