@@ -38,6 +38,13 @@ export function deviceSetKey(fn: PciFunction): string {
 
 /** Adds a device to its set, made where it is the first. */
 export function joinDeviceSet(dev: VfioPciCoreDevice): void {
+  if (dev.fn.base.kind !== 'raw') {
+    // Alone: the device below, of the same address and host, is opened while this one has its turn.
+    const own = new DeviceSet(deviceSetKey(dev.fn));
+    own.devices.add(dev);
+    dev.deviceSet = own;
+    return;
+  }
   let sets = setsOfHosts.get(dev.fn.host);
   if (sets === undefined) {
     sets = new Map();
@@ -59,5 +66,6 @@ export function leaveDeviceSet(dev: VfioPciCoreDevice): void {
   if (set === undefined) return;
   dev.deviceSet = undefined;
   set.devices.delete(dev);
-  if (set.devices.size === 0) setsOfHosts.get(dev.fn.host)?.delete(set.key);
+  const sets = setsOfHosts.get(dev.fn.host);
+  if (set.devices.size === 0 && sets?.get(set.key) === set) sets.delete(set.key);
 }
