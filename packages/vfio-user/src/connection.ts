@@ -72,6 +72,9 @@ export function buildMessage(
   return message;
 }
 
+/** How many ids of posted commands are remembered: more than any server has unread. */
+const REMEMBERED_POSTS = 4096;
+
 /** What a {@link Connection} is made of. */
 export interface ConnectionOptions {
   readonly loop: ServiceLoop;
@@ -96,6 +99,8 @@ export class Connection {
   readonly tracer: Tracer | undefined;
   readonly #sends: '<' | '>';
   readonly #pending = new Map<number, Pending>();
+  /** The last ids of commands that want no reply: servers exist that send one all the same. */
+  readonly #posted = new Set<number>();
   #nextId = 0;
   #closed = false;
 
@@ -124,7 +129,7 @@ export class Connection {
 
   /** Whether a command of ours with this id waits for its reply. */
   isExpected(id: number): boolean {
-    return this.#pending.has(id);
+    return this.#pending.has(id) || this.#posted.has(id);
   }
 
   /** Sends a message now. Does not throw: a connection that cannot take it is reported closed by the loop. */
@@ -150,7 +155,15 @@ export class Connection {
 
   /** Sends a command that is not answered. */
   post(command: number, pieces: readonly Uint8Array[], fds: readonly number[] = []): void {
-    this.send(buildMessage(this.#takeId(), command, VFIO_USER_F_NO_REPLY, 0, pieces), fds);
+    const id = this.#takeId();
+    this.#posted.add(id);
+    if (this.#posted.size > REMEMBERED_POSTS) {
+      for (const oldest of this.#posted) {
+        this.#posted.delete(oldest);
+        break;
+      }
+    }
+    this.send(buildMessage(id, command, VFIO_USER_F_NO_REPLY, 0, pieces), fds);
   }
 
   /**
@@ -174,7 +187,10 @@ export class Connection {
    */
   accept(id: number, flags: number, errno: number, payload: Uint8Array, fds: readonly number[]): boolean {
     const pending = this.#pending.get(id);
-    if (pending === undefined) return false;
+    if (pending === undefined) {
+      for (const fd of fds) closeFd(fd);
+      return this.#posted.delete(id);
+    }
     this.#pending.delete(id);
     clearTimeout(pending.timer);
     if ((flags & VFIO_USER_F_ERROR) === 0) {
@@ -210,6 +226,7 @@ export class Connection {
     }
     do this.#nextId = (this.#nextId + 1) & 0xffff;
     while (this.#pending.has(this.#nextId));
+    this.#posted.delete(this.#nextId);
     return this.#nextId;
   }
 

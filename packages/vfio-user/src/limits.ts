@@ -16,9 +16,13 @@ export const MIN_DATA_XFER_SIZE = 4096;
  * have 16, the dirty bitmap of DMA_UNMAP 40, a dirty log report 32. */
 export const MAX_FIXED_PAYLOAD = 48;
 
+/** Bytes of a message that are always taken, however little data was agreed on: VERSION comes before anything is, and
+ * region info has its own size. */
+export const MIN_MESSAGE_SIZE = 64 * 1024;
+
 /** Bytes of the largest message for a given `max_data_xfer_size`. */
 export function maxMessageSize(maxDataXferSize: number): number {
-  return VFIO_USER_HEADER_SIZE + MAX_FIXED_PAYLOAD + maxDataXferSize;
+  return Math.max(MIN_MESSAGE_SIZE, VFIO_USER_HEADER_SIZE + MAX_FIXED_PAYLOAD + maxDataXferSize);
 }
 
 /** Descriptors in one message that Linux passes at all (SCM_MAX_FD). */
@@ -82,3 +86,12 @@ export const CLOSE_GRACE_MS = 1000;
 
 /** Milliseconds that a client waits for a reply: QEMU's. */
 export const CLIENT_TIMEOUT_MS = 5000;
+
+/** `max_msg_fds` that a client announces: a reply carries one descriptor for a region, a VERSION reply one. */
+export const CLIENT_MAX_MSG_FDS = 16;
+
+/** `migration.max_bitmap_size` that a client announces: QEMU's, the bitmap of 8 TiB in pages of 4 KiB. */
+export const MAX_BITMAP_SIZE = 256 * 1024 * 1024;
+
+/** Bytes of region info that a client makes room for. The largest real ones have a few areas of 16 bytes. */
+export const MAX_REGION_INFO_SIZE = 64 * 1024;

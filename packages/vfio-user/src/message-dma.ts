@@ -1,6 +1,6 @@
 import type { RemoteDma } from '@vfio/core';
 import { errnoError, hex, VFIO_USER_DMA_READ, VFIO_USER_DMA_WRITE, VfioError } from '@vfio/uapi';
-import { LITTLE_ENDIAN, setNumber64 } from './byte-order.js';
+import { LITTLE_ENDIAN } from './byte-order.js';
 import type { Connection, ReceivedReply } from './connection.js';
 import { MAX_DMA_REQUESTS } from './limits.js';
 
@@ -44,30 +44,38 @@ export class MessageDma implements RemoteDma {
   }
 
   read(iova: number, into: Uint8Array): Promise<void> {
+    return this.readBig(BigInt(iova), into);
+  }
+
+  write(iova: number, from: Uint8Array): Promise<void> {
+    return this.writeBig(BigInt(iova), from);
+  }
+
+  readBig(iova: bigint, into: Uint8Array): Promise<void> {
     const { maxData } = this.#options;
     return this.#transfer(iova, (isLegacy) => {
       const reads: Promise<void>[] = [];
       for (let done = 0; done < into.length; done += maxData) {
-        reads.push(this.#readChunk(iova + done, into.subarray(done, done + maxData), isLegacy));
+        reads.push(this.#readChunk(iova + BigInt(done), into.subarray(done, done + maxData), isLegacy));
       }
       return reads;
     });
   }
 
-  write(iova: number, from: Uint8Array): Promise<void> {
+  writeBig(iova: bigint, from: Uint8Array): Promise<void> {
     const { maxData } = this.#options;
     // A copy: the caller's buffer may change while the request waits.
     const data = from.slice();
     return this.#transfer(iova, (isLegacy) => {
       const writes: Promise<void>[] = [];
       for (let done = 0; done < data.length; done += maxData) {
-        writes.push(this.#writeChunk(iova + done, data.subarray(done, done + maxData), isLegacy));
+        writes.push(this.#writeChunk(iova + BigInt(done), data.subarray(done, done + maxData), isLegacy));
       }
       return writes;
     });
   }
 
-  async #transfer(iova: number, start: (isLegacy: boolean) => readonly Promise<void>[]): Promise<void> {
+  async #transfer(iova: bigint, start: (isLegacy: boolean) => readonly Promise<void>[]): Promise<void> {
     const { loop } = this.#options.connection;
     loop.addPending(1);
     try {
@@ -98,7 +106,7 @@ export class MessageDma implements RemoteDma {
     }
   }
 
-  async #readChunk(iova: number, into: Uint8Array, isLegacy: boolean): Promise<void> {
+  async #readChunk(iova: bigint, into: Uint8Array, isLegacy: boolean): Promise<void> {
     const { payload } = await this.#request(VFIO_USER_DMA_READ, [fixedPart(iova, into.length)], iova);
     // QEMU before 11 puts the data 4 bytes too early, where its own struct has it, and pads the end.
     const at = isLegacy ? FIXED - 4 : FIXED;
@@ -112,7 +120,7 @@ export class MessageDma implements RemoteDma {
     into.set(payload.subarray(at, at + into.length));
   }
 
-  async #writeChunk(iova: number, from: Uint8Array, isLegacy: boolean): Promise<void> {
+  async #writeChunk(iova: bigint, from: Uint8Array, isLegacy: boolean): Promise<void> {
     const fixed = fixedPart(iova, from.length);
     const pieces = isLegacy ? [fixed.subarray(0, FIXED - 4), from, new Uint8Array(4)] : [fixed, from];
     const { payload } = await this.#request(VFIO_USER_DMA_WRITE, pieces, iova);
@@ -124,7 +132,7 @@ export class MessageDma implements RemoteDma {
     if (count !== from.length) throw broken('DMA_WRITE', iova, `${from.length} bytes were sent, ${count} were taken`);
   }
 
-  #request(command: number, pieces: readonly Uint8Array[], iova: number): Promise<ReceivedReply> {
+  #request(command: number, pieces: readonly Uint8Array[], iova: bigint): Promise<ReceivedReply> {
     const { connection, timeoutMs } = this.#options;
     return new Promise<ReceivedReply>((resolve, reject) => {
       this.#queue.push(() => {
@@ -154,7 +162,7 @@ export class MessageDma implements RemoteDma {
    * changes nothing: so it shows which of the two layouts it has. An error says nothing about that: the transfer fails
    * with it, and the next one asks again.
    */
-  #ask(iova: number): Promise<void> {
+  #ask(iova: bigint): Promise<void> {
     this.#asking ??= this.#request(VFIO_USER_DMA_WRITE, [fixedPart(iova, 0)], iova)
       .then(({ payload }) => {
         this.#isLegacy = payload.length === 0;
@@ -166,20 +174,20 @@ export class MessageDma implements RemoteDma {
   }
 }
 
-function fixedPart(iova: number, count: number): Uint8Array {
+function fixedPart(iova: bigint, count: number): Uint8Array {
   const bytes = new Uint8Array(FIXED);
   const view = new DataView(bytes.buffer);
-  setNumber64(view, 0, iova);
-  setNumber64(view, 8, count);
+  view.setBigUint64(0, iova, LITTLE_ENDIAN);
+  view.setBigUint64(8, BigInt(count), LITTLE_ENDIAN);
   return bytes;
 }
 
-function broken(op: string, iova: number, why: string): VfioError {
+function broken(op: string, iova: bigint, why: string): VfioError {
   return new VfioError('ERR_VFIO_PROTOCOL', `${op} at ${hex(iova)}: ${why}`, { errno: 'EPROTO', op });
 }
 
 /** QEMU's ENODEV has two causes, and the second is the one that people meet. */
-function explain(error: unknown, iova: number): unknown {
+function explain(error: unknown, iova: bigint): unknown {
   if (error instanceof VfioError && error.code === 'ERR_VFIO_REMOTE' && error.errno === 'ENODEV') {
     return errnoError('EFAULT', `DMA at ${hex(iova)}: the client has nothing there, or bus mastering is off`, {
       op: error.op,

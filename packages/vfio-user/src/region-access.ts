@@ -1,7 +1,7 @@
 import type { VfioDevice } from '@vfio/core';
 import { isVfioError, VFIO_USER_F_TYPE_REPLY, VfioError } from '@vfio/uapi';
 import { getNumber64, highWord, LITTLE_ENDIAN, MAX_HIGH } from './byte-order.js';
-import { DATA_OFFSET, type ServiceLoop } from './service-loop.js';
+import { DATA_OFFSET, PULSE, type ServiceLoop } from './service-loop.js';
 
 /** What an access answers when the device goes on with it. */
 export const ACCESS_PENDING = 0;
@@ -19,12 +19,10 @@ export class RegionAccess {
   pending: Promise<number> | undefined;
   /** Of an access that failed. */
   error: VfioError | undefined;
-  /** Where the last access went, for the watchdog. */
-  lastRegion = 0;
-  lastOffset = 0;
   readonly #device: VfioDevice;
   readonly #loop: ServiceLoop;
   readonly #txView: DataView;
+  readonly #pulse: Int32Array;
   readonly #maxData: number;
   readonly #padShort: boolean;
   readonly #scratch: readonly Uint8Array[];
@@ -34,6 +32,7 @@ export class RegionAccess {
     this.#device = device;
     this.#loop = loop;
     this.#txView = loop.messages.txView;
+    this.#pulse = loop.pulse;
     this.#maxData = maxData;
     this.#padShort = padShort;
     const buffer = new ArrayBuffer(SCRATCH);
@@ -52,8 +51,8 @@ export class RegionAccess {
     if (highWord(view, at + 16) > MAX_HIGH) return this.#refuse('the offset is above 2^53');
     const region = view.getUint32(at + 24, LITTLE_ENDIAN);
     const offset = getNumber64(view, at + 16);
-    this.lastRegion = region;
-    this.lastOffset = offset;
+    this.#pulse[PULSE.REGION] = region;
+    this.#pulse[PULSE.OFFSET] = offset;
     let done = 0;
     if (count > 0) {
       const data = this.#loop.dataView(count);
@@ -95,8 +94,8 @@ export class RegionAccess {
 
   /** One write of `count` (not 0) bytes at `from`: bytes done, {@link ACCESS_PENDING}, or a negative errno. */
   writeDevice(region: number, offset: number, bytes: Uint8Array, from: number, count: number): number {
-    this.lastRegion = region;
-    this.lastOffset = offset;
+    this.#pulse[PULSE.REGION] = region;
+    this.#pulse[PULSE.OFFSET] = offset;
     let data: Uint8Array;
     if (count <= SCRATCH) {
       data = this.#scratch[count]!;

@@ -25,7 +25,7 @@ import {
 import { addLocalServer, removeLocalServer } from './local-servers.js';
 import type { PeerKind } from './negotiation.js';
 import { acquireSharedLoop, type LoopSource, releaseSharedLoop, type ServiceLoop } from './service-loop.js';
-import { ServerSession } from './session.js';
+import { type DeferredWork, ServerSession } from './session.js';
 import { Tracer, type TraceSink } from './trace.js';
 
 /** A client that has attached. */
@@ -62,6 +62,8 @@ export interface VfioUserServerOptions {
   readonly versionTimeoutMs?: number;
   /** Milliseconds of a synchronous operation from which it is named in a warning. @default 100 */
   readonly watchdogMs?: number;
+  /** What the device puts off until an access was answered: run right after each reply. @default the device's own schedule */
+  readonly deferred?: DeferredWork;
   /** Gets one line for each message. @default none: tracing is off */
   readonly trace?: TraceSink | undefined;
   /** Gets sentences for the log. @default process.emitWarning */
@@ -227,6 +229,7 @@ export class VfioUserServer implements LoopSource {
       watchdogMs: options.watchdogMs ?? DEFAULT_WATCHDOG_MS,
       counters: this.#counters,
       tracer: options.trace === undefined ? undefined : new Tracer(options.trace, this.#provider.function.address),
+      deferred: options.deferred,
       onAttached: ({ attachment }) => {
         this.#clients++;
         options.onAttach?.({ peer: attachment!.compat.peer, minor: attachment!.minor, pid });

@@ -4,6 +4,19 @@ import { MAX_DATA_XFER_SIZE, maxMessageSize } from './limits.js';
 /** Where data starts in a message with it: after the header and u64 offset, u32 region, u32 count. */
 export const DATA_OFFSET = 32;
 
+/** Words of {@link ServiceLoop.pulse}. */
+export const PULSE = {
+  /** Counts up when a handler starts and when it ends: odd while one runs. */
+  COUNT: 0,
+  /** Id of the socket whose handler it is. */
+  SOURCE: 1,
+  /** The command that is carried out; for a region access also where it goes (low 32 bits of the offset). */
+  COMMAND: 2,
+  REGION: 3,
+  OFFSET: 4,
+  WORDS: 5,
+} as const;
+
 /** Longest data whose view is kept; config space is the largest that is read again and again. */
 const CACHED_LENGTH = 4096;
 
@@ -21,6 +34,8 @@ export interface LoopSource {
   onBadSize?(): void;
   /** A mapping watched for this socket lost its memory. */
   onPoisoned?(): void;
+  /** A handler threw: a mistake in this library. Without it the error goes through. */
+  onFault?(error: unknown): void;
   /** The handler of the last event took this many microseconds. */
   onSlow?(microseconds: number): void;
 }
@@ -31,6 +46,8 @@ export interface ServiceLoopOptions extends Omit<MessageLoopOptions, 'measureHan
   readonly maxDataXferSize?: number;
   /** Microseconds from which a handler is reported to its source. 0: not measured. @default 0 */
   readonly slowUs?: number;
+  /** Where to show what is being done, for a watcher in another thread: {@link PULSE}.WORDS of a SharedArrayBuffer. */
+  readonly pulse?: Int32Array;
 }
 
 /**
@@ -42,6 +59,8 @@ export class ServiceLoop {
   readonly messages: MessageLoop;
   /** Largest data that fits {@link MessageLoop.tx}. */
   readonly maxDataXferSize: number;
+  /** What is being done now, in words of {@link PULSE}. */
+  readonly pulse: Int32Array;
   readonly #dataViews: (Uint8Array | undefined)[] = [];
   readonly #sources = new Map<number, LoopSource>();
   readonly #slowUs: number;
@@ -51,9 +70,10 @@ export class ServiceLoop {
 
   /** @throws ERR_VFIO_NATIVE_UNAVAILABLE, ERR_VFIO_SYSCALL, ERR_VFIO_INVALID_ARGUMENT */
   constructor(options: ServiceLoopOptions = {}) {
-    const { maxDataXferSize, slowUs, ...rest } = options;
+    const { maxDataXferSize, slowUs, pulse, ...rest } = options;
     this.maxDataXferSize = maxDataXferSize ?? MAX_DATA_XFER_SIZE;
     this.#slowUs = slowUs ?? 0;
+    this.pulse = pulse ?? new Int32Array(PULSE.WORDS);
     this.messages = new MessageLoop({
       ...rest,
       maxMessageSize: maxMessageSize(this.maxDataXferSize),
@@ -109,19 +129,28 @@ export class ServiceLoop {
   }
 
   readonly #run = (): void => {
-    const { messages } = this;
+    const { messages, pulse } = this;
     const { state, step } = messages;
+    // Odd: a handler threw the last time.
+    if ((pulse[PULSE.COUNT]! & 1) !== 0) pulse[PULSE.COUNT]!++;
     for (;;) {
       const kind = step();
       if (this.#slowUs > 0) this.#reportSlow(state[LOOP_SLOT.HANDLER_US]!);
       if (kind === LOOP_EVENT.IDLE) return;
-      const source = this.#sources.get(state[LOOP_SLOT.SOURCE]!);
+      const id = state[LOOP_SLOT.SOURCE]!;
+      const source = this.#sources.get(id);
       this.#last = source;
-      if (kind === LOOP_EVENT.MESSAGE) {
-        source?.onMessage?.(state[LOOP_SLOT.OFFSET]!, state[LOOP_SLOT.LENGTH]!);
-        continue;
+      pulse[PULSE.SOURCE] = id;
+      pulse[PULSE.COUNT]!++;
+      try {
+        if (kind === LOOP_EVENT.MESSAGE) source?.onMessage?.(state[LOOP_SLOT.OFFSET]!, state[LOOP_SLOT.LENGTH]!);
+        else if (source !== undefined) this.#dispatch(kind, source);
+      } catch (error) {
+        // One connection's mistake must not stop the others.
+        if (source?.onFault === undefined) throw error;
+        source.onFault(error);
       }
-      if (source !== undefined) this.#dispatch(kind, source);
+      pulse[PULSE.COUNT]!++;
       // A handler may have closed the loop.
       if (messages.isClosed) return;
     }

@@ -27,13 +27,22 @@ import { refuseWhileCopying, writeMulti } from './handlers/region-io.js';
 import { substituteReply } from './handlers/substitute.js';
 import { MAX_RECEIVED_FDS, MAX_UNSENT_BYTES, maxMessageSize } from './limits.js';
 import type { AgreedLimits, ServerAbilities } from './negotiation.js';
+import { describePulse } from './pulse.js';
 import { receiveReply } from './receive-reply.js';
 import { ACCESS_PENDING, asVfioError } from './region-access.js';
 import type { RegionMemory } from './region-memory.js';
 import { type Reply, Request } from './request.js';
-import type { LoopSource, ServiceLoop } from './service-loop.js';
+import { type LoopSource, PULSE, type ServiceLoop } from './service-loop.js';
 import { commandName, type Tracer } from './trace.js';
 import { WaitingRequests } from './waiting.js';
+
+/** Work that a device puts off until its access was answered; `@vfio/emulated`'s `DeferredQueue` is one. */
+export interface DeferredWork {
+  /** Pieces that wait. */
+  readonly pending: number;
+  /** Runs them. */
+  run(): number;
+}
 
 /** What a session is made of. */
 export interface SessionOptions {
@@ -50,6 +59,7 @@ export interface SessionOptions {
   readonly watchdogMs: number;
   readonly counters: Counters;
   readonly tracer: Tracer | undefined;
+  readonly deferred: DeferredWork | undefined;
   /** The client is attached. */
   readonly onAttached: (session: ServerSession) => void;
   readonly warn: (message: string) => void;
@@ -85,7 +95,6 @@ export class ServerSession implements LoopSource, HandlerContext {
   #isFinishing = false;
   #isOver = false;
   #sawVersion = false;
-  #lastCommand = 0;
   #postedFailures = 0;
   #versionTimer: NodeJS.Timeout | undefined;
   /** The operation that runs on, for {@link closed}. */
@@ -167,7 +176,7 @@ export class ServerSession implements LoopSource, HandlerContext {
       this.#onOther(flags, offset, length);
       return;
     }
-    this.#lastCommand = command;
+    this.loop.pulse[PULSE.COMMAND] = command;
     this.#counters.countMessage(command);
     if (this.#connection.tracer !== undefined) {
       const { rx } = this.#connection.socket;
@@ -209,6 +218,11 @@ export class ServerSession implements LoopSource, HandlerContext {
 
   onPoisoned(): void {
     this.end('the client cut the memory that it had given');
+  }
+
+  onFault(error: unknown): void {
+    this.warn(asVfioError(error).message);
+    this.end('an internal error');
   }
 
   onSlow(microseconds: number): void {
@@ -390,7 +404,7 @@ export class ServerSession implements LoopSource, HandlerContext {
     while (!this.#isBlocked && !this.#isOver) {
       const request = this.#waiting.shift();
       if (request === undefined) break;
-      this.#lastCommand = request.command;
+      this.loop.pulse[PULSE.COMMAND] = request.command;
       this.#run(request);
     }
     if (this.#isPaused && !this.#isFinishing && !this.#waiting.isFull && !this.#isOver) {
@@ -403,12 +417,17 @@ export class ServerSession implements LoopSource, HandlerContext {
 
   /** Sends the reply that was built in the loop's buffer: with the loop's next step, or at once. */
   #sendAccess(length: number, isStep: boolean): void {
-    if (!this.#isAwaited) return;
+    const deferred = this.#options.deferred;
+    const hasDeferred = deferred !== undefined && deferred.pending > 0;
+    if (!this.#isAwaited) {
+      if (hasDeferred) deferred.run();
+      return;
+    }
     this.#isAwaited = false;
     const { messages } = this.loop;
     const socket = this.#connection.socket.id;
     if (this.#connection.tracer !== undefined) this.#connection.tracer.message('<', messages.tx.subarray(0, length), 0);
-    if (isStep && this.#attachment!.dma.waiting === 0) {
+    if (isStep && !hasDeferred && this.#attachment!.dma.waiting === 0) {
       const state = this.#state;
       state[LOOP_SLOT.REPLY_SOCKET] = socket;
       state[LOOP_SLOT.REPLY_LENGTH] = length;
@@ -416,7 +435,8 @@ export class ServerSession implements LoopSource, HandlerContext {
       return;
     }
     messages.trySendTx(socket, length);
-    // The device asked for memory while it was answering: that goes after the reply.
+    // What the device put off, and the memory that it asked for while it was answering: after the reply.
+    if (hasDeferred) deferred.run();
     this.#attachment!.dma.flush();
   }
 
@@ -496,12 +516,9 @@ export class ServerSession implements LoopSource, HandlerContext {
     this.warn(`posted ${commandName(command)} failed: ${error.message}${more}`);
   }
 
+  /** What is being done, or was done last. */
   #nameLast(): string {
-    const name = commandName(this.#lastCommand);
-    const access = this.#attachment?.access;
-    const isAccess = this.#lastCommand === VFIO_USER_REGION_READ || this.#lastCommand === VFIO_USER_REGION_WRITE;
-    if (!isAccess || access === undefined) return name;
-    return `${name} of region ${access.lastRegion}, offset 0x${access.lastOffset.toString(16)}`;
+    return describePulse(this.loop.pulse);
   }
 
   /** Not while the client waits for us: it serves DMA only after the reply. The second socket has no such rule. */

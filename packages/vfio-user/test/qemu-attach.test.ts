@@ -1,40 +1,12 @@
 import { EDU, Edu } from '@vfio/emulated';
-import { closeFd, eventfdRead, memfdCreate, mmap } from '@vfio/native';
-import { afterEach, expect, test } from 'vitest';
-import { VfioUserServer, type VfioUserServerOptions } from '../src/index.js';
+import { closeFd, eventfdRead } from '@vfio/native';
+import { expect, test } from 'vitest';
 import { makeDevice, makeEdu } from './helpers/devices.js';
 import { attachAsQemu, QemuPeer } from './helpers/qemu.js';
-import { RawClient, socketPath, u16, u32, u64, until } from './helpers/raw-client.js';
-
-const cleanup: (() => unknown)[] = [];
-afterEach(async () => {
-  for (const undo of cleanup.splice(0).reverse()) await undo();
-});
-
-async function serve(device: ConstructorParameters<typeof VfioUserServer>[0], options: VfioUserServerOptions = {}) {
-  const socket = socketPath();
-  cleanup.push(socket.remove);
-  const warnings: string[] = [];
-  const server = new VfioUserServer(device, { onWarning: (message) => warnings.push(message), ...options });
-  cleanup.push(() => server.close());
-  await server.listen(socket.path);
-  const connect = () => {
-    const client = RawClient.connect(socket.path);
-    cleanup.push(() => client.close());
-    return client;
-  };
-  return { server, warnings, connect, path: socket.path };
-}
+import { u16, u32, u64, until } from './helpers/raw-client.js';
+import { cleanup, guestMemory, serve } from './helpers/serve.js';
 
 const RAM = 0x200000;
-
-function ram() {
-  const fd = memfdCreate('ram', { size: RAM });
-  const mapping = mmap(fd, 0, RAM);
-  cleanup.push(() => mapping.unmap());
-  cleanup.push(() => closeFd(fd));
-  return { fd, bytes: mapping.bytes };
-}
 
 /** RAM in three pieces around a ROM that has no descriptor, as on a PC. */
 function pcMaps(fd: number) {
@@ -48,14 +20,12 @@ function pcMaps(fd: number) {
 
 test('QEMU attaches to edu in its own order, and every reply fits the buffer that QEMU has for it', async () => {
   const { device } = await makeEdu();
-  const { connect, warnings } = await serve(device);
-  const peer = new QemuPeer(connect());
-  const { fd } = ram();
+  const { raw, warnings } = await serve(device);
+  const peer = new QemuPeer(raw());
+  const { fd } = guestMemory(RAM);
   const found = await attachAsQemu(peer, pcMaps(fd));
-  cleanup.push(
-    () => closeFd(found.intxFd),
-    () => closeFd(found.errFd),
-  );
+  cleanup(() => closeFd(found.intxFd));
+  cleanup(() => closeFd(found.errFd));
   expect(found.version.size).toBeLessThanOrEqual(214);
   expect(JSON.parse(found.version.payload.subarray(4, -1).toString())).toEqual({
     capabilities: {
@@ -78,14 +48,12 @@ test('QEMU attaches to edu in its own order, and every reply fits the buffer tha
 
 test('a guest behind QEMU drives edu: registers, DMA into shared memory, INTx with unmask', async () => {
   const { device } = await makeEdu();
-  const { connect, warnings } = await serve(device);
-  const peer = new QemuPeer(connect());
-  const { fd, bytes: memory } = ram();
+  const { raw, warnings } = await serve(device);
+  const peer = new QemuPeer(raw());
+  const { fd, bytes: memory } = guestMemory(RAM);
   const { intxFd, errFd } = await attachAsQemu(peer, pcMaps(fd));
-  cleanup.push(
-    () => closeFd(intxFd),
-    () => closeFd(errFd),
-  );
+  cleanup(() => closeFd(intxFd));
+  cleanup(() => closeFd(errFd));
   await peer.write(7, 4, u16(0x0006));
   await peer.post(0, EDU.LIVENESS, u32(0x12345678));
   expect(await peer.read(0, EDU.LIVENESS, 4)).toEqual(u32(0xedcba987));
@@ -114,10 +82,10 @@ test('a guest behind QEMU drives edu: registers, DMA into shared memory, INTx wi
 
 test('QEMU unplugs: interrupts off, every map taken back, and the next one attaches', async () => {
   const { device } = await makeEdu();
-  const { connect, server } = await serve(device);
-  const { fd } = ram();
+  const { raw, server } = await serve(device);
+  const { fd } = guestMemory(RAM);
   for (let round = 0; round < 3; round++) {
-    const client = connect();
+    const client = raw();
     const peer = new QemuPeer(client);
     const { intxFd, errFd } = await attachAsQemu(peer, pcMaps(fd));
     await peer.setIrqs(0x24, 3, 0, 1);
@@ -134,8 +102,8 @@ test('QEMU unplugs: interrupts off, every map taken back, and the next one attac
 test('the models are shared with no one: a second function on the loop is another device', async () => {
   const one = await serve((await makeEdu()).device);
   const two = await serve((await makeDevice((ctx) => new Edu(ctx))).device);
-  const first = new QemuPeer(one.connect());
-  const second = new QemuPeer(two.connect());
+  const first = new QemuPeer(one.raw());
+  const second = new QemuPeer(two.raw());
   await first.version();
   await second.version();
   for (const peer of [first, second]) await peer.write(7, 4, u16(2));

@@ -1,6 +1,7 @@
 import type { EventTrigger } from '@vfio/core';
 import {
   decodeVfioUserIrqSet,
+  errnoError,
   hex,
   VFIO_IRQ_SET_ACTION_MASK,
   VFIO_IRQ_SET_ACTION_TRIGGER,
@@ -43,10 +44,14 @@ export const setIrqs: Handler = ({ device, loop }, request): Reply => {
     throw malformed(request, `vectors ${start}+${count} of index ${index}, which has ${known}`);
   }
   const common = { flags, index, start, count };
+  let available = 0;
   if (dataType === VFIO_IRQ_SET_DATA_EVENTFD) {
-    device.setIrqs({ ...common, triggers: takeTriggers(loop, request, count) });
-  } else if (bools !== undefined) device.setIrqs({ ...common, bools: bools.slice() });
-  else device.setIrqs(common);
+    available = device.setIrqs({ ...common, triggers: takeTriggers(loop, request, count) });
+  } else if (bools !== undefined) available = device.setIrqs({ ...common, bools: bools.slice() });
+  else available = device.setIrqs(common);
+  // Fewer vectors than asked, and none is armed. A reply has no place for how many there are.
+  if (available > 0)
+    throw errnoError('ENOSPC', `index ${index}: only ${available} vectors can be had`, { op: 'DEVICE_SET_IRQS' });
   return EMPTY_REPLY;
 };
 
