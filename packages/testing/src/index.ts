@@ -1,1 +1,8 @@
-export {};
+/**
+ * The contract suite: rules that every VFIO variant driver keeps, on whatever base and over whatever distance. The caller
+ * hands in how its device is opened.
+ *
+ * @packageDocumentation
+ */
+export type { ContractCase, ContractOptions, ContractSubject } from './contract.js';
+export { contractCases, describeVariantDriver, type Runner } from './suite.js';
