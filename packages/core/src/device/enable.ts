@@ -102,15 +102,12 @@ function openBars(dev: VfioPciCoreDevice): void {
   for (const bar of dev.bars) {
     const resource = raw.resources[bar.index];
     bar.clear();
-    if (resource === undefined || resource.size === 0) continue;
+    if (resource === undefined) continue;
     bar.resource = resource;
     bar.size = resource.size;
     bar.isIo = resource.io;
-    // A ROM is opened when it is read: its decoder shares gates with the BARs of some devices.
-    if (bar.index === VFIO_PCI_ROM_REGION_INDEX) {
-      bar.error = undefined;
-      continue;
-    }
+    // A ROM is opened when it is read.
+    if (resource.size === 0 || bar.index === VFIO_PCI_ROM_REGION_INDEX) continue;
     if (raw.nonMappableBars === true) continue;
     try {
       bar.space = raw.open(bar.index);

@@ -62,9 +62,14 @@ export class OpenedDevice implements VfioDevice {
     if (this.#closing !== undefined) throw this.#closed('write');
     if (!isIndex(region) || !isOffset(offset)) throw this.#badAccess('write', region, offset);
     const dev = this.#dev;
-    if (dev.pending !== undefined) return this.#inTurn(() => this.#ops.write(dev, region, offset, data));
+    if (dev.pending !== undefined) return this.#writeInTurn(region, offset, data);
     const result = this.#ops.write(dev, region, offset, data);
     return typeof result === 'number' ? result : this.#track(result);
+  }
+
+  /** Apart from {@link write}: a function that holds a closure makes a context for it at each call. */
+  #writeInTurn(region: number, offset: number, data: Uint8Array): number | Promise<number> {
+    return this.#inTurn(() => this.#ops.write(this.#dev, region, offset, data));
   }
 
   mmapArea(region: number, offset: number, length: number): MmapArea {

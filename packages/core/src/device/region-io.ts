@@ -192,7 +192,7 @@ function devRegion(dev: VfioPciCoreDevice, region: number, op: string) {
 export function vfioPciCoreRead(dev: VfioPciCoreDevice, region: number, offset: number, data: Uint8Array): number {
   const length = data.length;
   if (length === 0 && region < dev.baseRegions + dev.regions.length) return 0;
-  if (dev.power.asleep) return whileAwakeSync(dev, 'read', () => vfioPciCoreRead(dev, region, offset, data));
+  if (dev.power.asleep) return readAsleep(dev, region, offset, data);
   if (region < VFIO_PCI_ROM_REGION_INDEX) {
     const bar = dev.bars[region]!;
     const count = checkBar(dev, bar, offset, length, 'read');
@@ -244,7 +244,7 @@ export function vfioPciCoreWrite(
 ): MaybePromise<number> {
   const length = data.length;
   if (length === 0 && region < dev.baseRegions + dev.regions.length) return 0;
-  if (dev.power.asleep) return whileAwake(dev, 'write', () => vfioPciCoreWrite(dev, region, offset, data));
+  if (dev.power.asleep) return writeAsleep(dev, region, offset, data);
   if (region < VFIO_PCI_ROM_REGION_INDEX) {
     const bar = dev.bars[region]!;
     const count = checkBar(dev, bar, offset, length, 'write');
@@ -266,4 +266,14 @@ export function vfioPciCoreWrite(
       return found.ops.write(dev, found, offset, data);
     }
   }
+}
+
+// Closures live apart from the data path: a function that holds one makes a context for it at each call.
+
+function readAsleep(dev: VfioPciCoreDevice, region: number, offset: number, data: Uint8Array): number {
+  return whileAwakeSync(dev, 'read', () => vfioPciCoreRead(dev, region, offset, data));
+}
+
+function writeAsleep(dev: VfioPciCoreDevice, region: number, offset: number, data: Uint8Array): MaybePromise<number> {
+  return whileAwake(dev, 'write', () => vfioPciCoreWrite(dev, region, offset, data));
 }
