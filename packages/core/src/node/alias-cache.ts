@@ -98,7 +98,8 @@ export class AliasCache {
       const path = join(this.#directory, 'drivers.json');
       if (!(await isOurs(path))) return undefined;
       const kept = JSON.parse(await readFile(path, 'utf8')) as CacheFile;
-      if (kept.format !== CACHE_FORMAT) return undefined;
+      if (kept.format !== CACHE_FORMAT || !Array.isArray(kept.drivers) || !Array.isArray(kept.problems))
+        return undefined;
       const known = new Set(kept.files.map((file) => file.path));
       if (!packageFiles.every((file) => known.has(file))) return undefined;
       const now = await Promise.all(kept.files.map((file) => stampOf(file.path)));

@@ -3,15 +3,8 @@
  *
  * @packageDocumentation
  */
-export {
-  AliasCache,
-  type Catalog,
-  defaultCacheDirectory,
-  type FileStamp,
-  type InstalledDriver,
-  type PackageProblem,
-} from './alias-cache.js';
-export { type BuiltAliasFile, buildAliasFiles } from './build-alias.js';
+export { defaultCacheDirectory, type InstalledDriver, type PackageProblem } from './alias-cache.js';
+export { type BuildAliasOptions, type BuiltAliasFile, buildAliasFiles } from './build-alias.js';
 export { type DiscoverOptions, discoverDrivers, InstalledDrivers, type UnusedPackage } from './discovery.js';
 export {
   type DriverManifest,
