@@ -55,9 +55,9 @@ export class NvmeDriver {
   }
 
   /** Zeroed pages of guest memory. */
-  allocate(pages = 1): number {
-    const at = this.#nextPage;
-    this.#nextPage += pages * PAGE;
+  allocate(pages = 1, alignment = PAGE): number {
+    const at = Math.ceil(this.#nextPage / alignment) * alignment;
+    this.#nextPage = at + pages * PAGE;
     this.memory.bytes.fill(0, at - this.memory.base, this.#nextPage - this.memory.base);
     return at;
   }
@@ -89,12 +89,12 @@ export class NvmeDriver {
     return this.bar.read(REG.CSTS, 4);
   }
 
-  async enable(options: { sqSize?: number; cqSize?: number; cc?: number } = {}): Promise<void> {
-    const { sqSize = 32, cqSize = 32, cc = 0x00460000 } = options;
+  async enable(options: { sqSize?: number; cqSize?: number; cc?: number; alignment?: number } = {}): Promise<void> {
+    const { sqSize = 32, cqSize = 32, cc = 0x00460000, alignment = PAGE } = options;
     this.sqs.clear();
     this.cqs.clear();
-    const sq = this.allocate(Math.ceil((sqSize * 64) / PAGE));
-    const cq = this.allocate(Math.ceil((cqSize * 16) / PAGE));
+    const sq = this.allocate(Math.ceil((sqSize * 64) / PAGE), alignment);
+    const cq = this.allocate(Math.ceil((cqSize * 16) / PAGE), alignment);
     this.bar.write(REG.AQA, 4, (sqSize - 1) | ((cqSize - 1) << 16));
     this.bar.write(REG.ASQ, 4, (sq % 2 ** 32) | 0);
     this.bar.write(REG.ASQ + 4, 4, Math.floor(sq / 2 ** 32));

@@ -4,8 +4,9 @@ import type { ResetKind } from '../../config/config-space.js';
 import type { BarHandler } from '../../host/bar.js';
 import type { DeviceModel, FunctionContext } from '../../model.js';
 import { AdminCommands, type AdminHost } from './admin.js';
-import { NvmeCommand } from './command.js';
+import type { NvmeCommand } from './command.js';
 import { CC, CQE_SHIFT, CSTS, EVENT, FEATURE, LOG, NVME_VERSION, REG, SQE_SHIFT } from './constants.js';
+import { type EngineHost, QueueEngine } from './engine.js';
 import { AsyncEvents } from './events.js';
 import { type FeatureHost, NvmeFeatures } from './features.js';
 import { NvmeHealth, type NvmePersistence } from './health.js';
@@ -13,8 +14,7 @@ import type { ControllerIdentity } from './identify.js';
 import { IoCommands, type IoHost } from './io.js';
 import { ErrorLog } from './logs.js';
 import { NvmeNamespace, type NvmeNamespaceOptions } from './namespace.js';
-import { type Completion, CompletionQueue, SubmissionQueue } from './queues.js';
-import { HELD, MORE, STATUS } from './status.js';
+import { CompletionQueue, SubmissionQueue } from './queues.js';
 import { PrpTransfer } from './transfer.js';
 
 /** What an {@link NvmeController} is like. */
@@ -44,12 +44,6 @@ export interface NvmeOptions {
 const BAR_SIZE = 0x4000;
 const TABLE_OFFSET = 0x2000;
 const PENDING_OFFSET = 0x3000;
-/** Commands per turn, before other work of the thread has one. */
-const BUDGET = 64;
-/** Entries that one fetch takes. */
-const BATCH = 16;
-/** Commands of one queue that may wait for memory that is reached by messages. */
-const IN_FLIGHT = 64;
 const ERROR_LOG_ENTRIES = 64;
 const ASYNC_EVENTS = 4;
 const WARNING_TEMPERATURE = 343;
@@ -60,7 +54,7 @@ const CRITICAL_WARNING_TEMPERATURE = 0x02;
  * An NVM Express 1.4 controller with the NVM command set. Register writes only note what is to be done; commands are
  * fetched, executed and completed after the access that rang the doorbell was answered.
  */
-export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHost, FeatureHost {
+export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHost, FeatureHost, EngineHost {
   readonly identity: ControllerIdentity;
   readonly namespaces: ReadonlyMap<number, NvmeNamespace>;
   readonly changedNamespaces = new Set<number>();
@@ -69,8 +63,6 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
   readonly events: AsyncEvents;
   readonly features: NvmeFeatures;
   readonly transfer: PrpTransfer;
-  readonly sqs: (SubmissionQueue | undefined)[];
-  readonly cqs: (CompletionQueue | undefined)[];
   readonly maxEntries: number;
   readonly maxTransfer: number;
   readonly vectors: number;
@@ -80,29 +72,20 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
   /** Resets of an enabled controller that no shutdown notification came before. Not in the specification: for tests. */
   abruptResets = 0;
   readonly #ctx: FunctionContext;
+  readonly #engine: QueueEngine;
   readonly #admin: AdminCommands;
   readonly #io: IoCommands;
   readonly #started: number;
   #cc = 0;
   #csts = 0;
-  #intms = 0;
   #aqa = 0;
   readonly #asq = new Int32Array(2);
   readonly #acq = new Int32Array(2);
   #criticalWarning = 0;
+  /** Counts resets: a shutdown that was asked for before one ends unseen. */
   #epoch = 0;
   #resetting = false;
-  #scheduled = false;
   #removed = false;
-  /** Commands that wait for promises, of this enabling or an earlier one. */
-  #outstanding = 0;
-  #nextQueue = 1;
-  readonly #stock: NvmeCommand[] = [];
-  readonly #batch = new Uint8Array(BATCH << SQE_SHIFT);
-  readonly #entry = new Uint8Array(1 << CQE_SHIFT);
-  /** The memory that completions were posted to last, as words: made once, not for each. */
-  #words: Int32Array<ArrayBufferLike> = new Int32Array(0);
-  readonly #entryView = new DataView(this.#entry.buffer);
 
   /** @throws EINVAL for options outside their ranges. */
   constructor(ctx: FunctionContext, options: NvmeOptions = {}) {
@@ -170,18 +153,46 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
     };
     this.health = new NvmeHealth(options.persistence);
     this.errors = new ErrorLog(ERROR_LOG_ENTRIES, this.health);
-    this.sqs = new Array<SubmissionQueue | undefined>(ioQueues + 1).fill(undefined);
-    this.cqs = new Array<CompletionQueue | undefined>(ioQueues + 1).fill(undefined);
+    this.#engine = new QueueEngine(ctx, this, ioQueues + 1);
     this.transfer = new PrpTransfer(ctx.dma);
     this.features = new NvmeFeatures(this);
     this.features.reset();
     this.#applyCache();
-    this.events = new AsyncEvents(ASYNC_EVENTS, (command, status) => this.#finish(command, status));
+    this.events = new AsyncEvents(ASYNC_EVENTS, (command, status) => this.#engine.finish(command, status));
     this.#admin = new AdminCommands(this);
     this.#io = new IoCommands(this);
   }
 
-  // What commands see of the controller.
+  // What commands and the engine see of the controller.
+
+  get sqs(): (SubmissionQueue | undefined)[] {
+    return this.#engine.sqs;
+  }
+
+  get cqs(): (CompletionQueue | undefined)[] {
+    return this.#engine.cqs;
+  }
+
+  get isRunning(): boolean {
+    return (this.#csts & (CSTS.RDY | CSTS.CFS)) === CSTS.RDY && !this.#resetting && !this.#removed;
+  }
+
+  get isAccepting(): boolean {
+    return this.isRunning && (this.#csts & CSTS.SHST_MASK) === 0;
+  }
+
+  execute(command: NvmeCommand, isAdmin: boolean): number | Promise<number> {
+    return isAdmin ? this.#admin.execute(command) : this.#io.execute(command);
+  }
+
+  /** Nothing more can be told but that (CSTS.CFS). */
+  fatal(): void {
+    this.#csts |= CSTS.CFS;
+  }
+
+  drained(): void {
+    this.#settle();
+  }
 
   get allocatedSqs(): number {
     return (this.features.value(FEATURE.NUMBER_OF_QUEUES) & 0xffff) + 1;
@@ -234,7 +245,7 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
   }
 
   queuesChanged(): void {
-    this.#updateIntx();
+    this.#engine.updateIntx();
   }
 
   /** Sets the composite temperature in kelvin, as a test makes weather. */
@@ -261,12 +272,12 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
     if (width !== 4) return;
     switch (offset) {
       case REG.INTMS:
-        this.#intms |= value;
-        this.#updateIntx();
+        this.#engine.mask |= value;
+        this.#engine.updateIntx();
         break;
       case REG.INTMC:
-        this.#intms &= ~value;
-        this.#updateIntx();
+        this.#engine.mask &= ~value;
+        this.#engine.updateIntx();
         break;
       case REG.CC:
         this.#writeConfiguration(value);
@@ -283,7 +294,7 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
         if ((this.#cc & CC.EN) === 0) this.#acq[(offset - REG.ACQ) >> 2] = offset === REG.ACQ ? value & ~0xfff : value;
         break;
       default:
-        if (offset >= REG.DOORBELLS && offset < TABLE_OFFSET) this.#ring((offset - REG.DOORBELLS) >> 2, value);
+        if (offset >= REG.DOORBELLS && offset < TABLE_OFFSET) this.#engine.ring((offset - REG.DOORBELLS) >> 2, value);
     }
   }
 
@@ -298,14 +309,14 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
     this.#cc = 0;
     this.#csts = 0;
     this.#resetting = false;
-    this.#intms = 0;
+    this.#engine.mask = 0;
     this.#aqa = 0;
     this.#asq.fill(0);
     this.#acq.fill(0);
   }
 
   busMaster(enabled: boolean): void {
-    if (enabled) this.#schedule();
+    if (enabled) this.#engine.schedule();
   }
 
   removed(): void {
@@ -331,7 +342,7 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
         return NVME_VERSION;
       case REG.INTMS:
       case REG.INTMC:
-        return this.#intms;
+        return this.#engine.mask;
       case REG.CC:
         return this.#cc;
       case REG.CSTS:
@@ -375,11 +386,11 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
 
   /** Carries out what CC asks for, once nothing of the time before is under way. */
   readonly #settle = (): void => {
-    if (this.#outstanding > 0 || this.#removed) return;
+    if (this.#engine.isBusy || this.#removed) return;
     if (this.#resetting) {
       this.#resetting = false;
       this.#csts = 0;
-      this.#intms = 0;
+      this.#engine.mask = 0;
     }
     if ((this.#cc & CC.EN) !== 0 && (this.#csts & (CSTS.RDY | CSTS.CFS)) === 0) this.#enable();
   };
@@ -412,14 +423,9 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
     this.#csts |= CSTS.RDY;
   }
 
-  /** Everything stops where it is: queues are gone, commands are forgotten, the pin is quiet. */
   #stop(): void {
     this.#epoch += 1;
-    this.#stock.push(...this.events.reset());
-    this.sqs.fill(undefined);
-    this.cqs.fill(undefined);
-    this.#words = new Int32Array(0);
-    this.#ctx.irq.setIntx(false);
+    this.#engine.stop();
   }
 
   #countAbruptReset(): void {
@@ -463,290 +469,9 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
     const isNew = before === 0 && this.#criticalWarning !== 0;
     if (isNew && (this.features.value(FEATURE.ASYNC_EVENT) & CRITICAL_WARNING_TEMPERATURE) !== 0) {
       this.events.raise(EVENT.TYPE_SMART, EVENT.SMART_TEMPERATURE, LOG.SMART);
-      this.#signalAll();
+      this.#engine.signalAll();
     }
   }
-
-  // Doorbells and queues.
-
-  #ring(index: number, value: number): void {
-    if ((this.#csts & (CSTS.RDY | CSTS.CFS | CSTS.SHST_MASK)) !== CSTS.RDY || this.#resetting) return;
-    const id = index >> 1;
-    const isCompletion = (index & 1) !== 0;
-    const queue = isCompletion ? this.cqs[id] : this.sqs[id];
-    if (queue === undefined) {
-      this.#doorbellError(EVENT.ERROR_INVALID_DOORBELL);
-      return;
-    }
-    const entry = value >>> 0;
-    const from = isCompletion ? queue.head : queue.tail;
-    const moved = entry >= from ? entry - from : entry + queue.size - from;
-    // Not more than was posted can be consumed, and not more added than there is room for.
-    const most = queue instanceof CompletionQueue ? queue.unread : queue.size - 1 - queue.waiting;
-    if (entry >= queue.size || moved > most) {
-      this.#doorbellError(EVENT.ERROR_INVALID_DOORBELL_VALUE);
-      return;
-    }
-    if (isCompletion) {
-      queue.head = entry;
-      this.#updateIntx();
-    } else queue.tail = entry;
-    this.#schedule();
-  }
-
-  #doorbellError(info: number): void {
-    // Told by an event, whose completion is posted later: a register access does no DMA.
-    const epoch = this.#epoch;
-    this.#ctx.defer(() => {
-      if (epoch !== this.#epoch) return;
-      this.events.raise(EVENT.TYPE_ERROR, info, LOG.ERROR);
-      this.#signalAll();
-    });
-  }
-
-  #schedule(): void {
-    if (this.#scheduled || this.#removed) return;
-    this.#scheduled = true;
-    this.#ctx.defer(this.#run);
-  }
-
-  readonly #run = (): void => {
-    this.#scheduled = false;
-    if ((this.#csts & (CSTS.RDY | CSTS.CFS)) !== CSTS.RDY || this.#resetting || !this.#ctx.dma.enabled) return;
-    for (let id = 0; id < this.cqs.length; id++) {
-      const cq = this.cqs[id];
-      if (cq !== undefined && cq.backlog.length > 0) this.#drain(cq);
-    }
-    let budget = BUDGET;
-    // The admin queue first, then each I/O queue in turn (round robin, 4.13.1).
-    budget -= this.#serve(this.sqs[0]);
-    const count = this.sqs.length - 1;
-    for (let idle = 0; idle < count && budget > 0; ) {
-      const served = this.#serve(this.sqs[this.#nextQueue]);
-      this.#nextQueue = this.#nextQueue >= count ? 1 : this.#nextQueue + 1;
-      budget -= served;
-      idle = served === 0 ? idle + 1 : 0;
-    }
-    this.#signalAll();
-    if (budget <= 0) this.#schedule();
-  };
-
-  /** Fetches and executes a batch of one queue; how many commands. */
-  #serve(sq: SubmissionQueue | undefined): number {
-    if (sq === undefined || sq.deleting || sq.isFetching || sq.waiting === 0) return 0;
-    if (sq.inFlight >= IN_FLIGHT || sq.cq.backlog.length > 0) return 0;
-    const straight = sq.tail > sq.head ? sq.tail - sq.head : sq.size - sq.head;
-    const count = Math.min(straight, BATCH);
-    const from = sq.base + (sq.head << SQE_SHIFT);
-    const length = count << SQE_SHIFT;
-    const epoch = this.#epoch;
-    try {
-      const local = this.#ctx.dma.view(from, length, false);
-      if (local !== undefined) {
-        this.#batch.set(local);
-        this.#executeBatch(sq, this.#batch, count);
-        return count;
-      }
-      const buffer = new Uint8Array(length);
-      const wait = this.#ctx.dma.read(from, buffer);
-      if (wait === undefined) {
-        this.#executeBatch(sq, buffer, count);
-        return count;
-      }
-      sq.isFetching = true;
-      this.#outstanding += 1;
-      wait
-        .then(
-          () => {
-            sq.isFetching = false;
-            if (epoch === this.#epoch) this.#executeBatch(sq, buffer, count);
-          },
-          () => {
-            sq.isFetching = false;
-            if (epoch === this.#epoch) this.#fail();
-          },
-        )
-        .finally(() => {
-          if (sq.deleting && sq.isIdle) sq.onIdle?.();
-          this.#ended();
-        });
-    } catch {
-      this.#fail();
-    }
-    return 0;
-  }
-
-  #executeBatch(sq: SubmissionQueue, entries: Uint8Array, count: number): void {
-    const epoch = this.#epoch;
-    for (let i = 0; i < count && epoch === this.#epoch && !sq.deleting; i++) {
-      const command = this.#stock.pop() ?? new NvmeCommand();
-      const at = i << SQE_SHIFT;
-      for (let b = 0; b < 1 << SQE_SHIFT; b++) command.bytes[b] = entries[at + b] ?? 0;
-      command.begin(sq, epoch);
-      sq.head = sq.head + 1 === sq.size ? 0 : sq.head + 1;
-      sq.inFlight += 1;
-      const status = sq.id === 0 ? this.#admin.execute(command) : this.#io.execute(command);
-      if (typeof status === 'number') {
-        if (status !== HELD) {
-          this.#finish(command, status);
-          continue;
-        }
-        command.isHeld = true;
-        sq.inFlight -= 1;
-        this.events.deliver();
-        continue;
-      }
-      this.#outstanding += 1;
-      status
-        .catch(() => STATUS.INTERNAL_ERROR)
-        .then((result) => {
-          if (command.epoch === this.#epoch) this.#finish(command, result);
-          else this.#stock.push(command);
-          this.#ended();
-        });
-    }
-  }
-
-  /** Something that waited has ended. */
-  #ended(): void {
-    this.#outstanding -= 1;
-    if (this.#resetting || (this.#csts & CSTS.RDY) === 0) this.#settle();
-    this.#signalAll();
-    this.#schedule();
-  }
-
-  /** A command is done: its completion is posted, or waits for room. */
-  #finish(command: NvmeCommand, status: number): void {
-    const { sq } = command;
-    if (sq === undefined) return;
-    let field = status;
-    if (status !== STATUS.SUCCESS && status !== STATUS.ABORT_REQUESTED) {
-      this.errors.add({
-        sqId: sq.id,
-        cid: command.cid,
-        status,
-        at: command.errorAt,
-        lba: command.errorLba,
-        nsid: command.nsid,
-      });
-      field |= MORE;
-    }
-    if (!command.isHeld) sq.inFlight -= 1;
-    this.#post(sq.cq, {
-      result: command.result,
-      sqId: sq.id,
-      sqHead: sq.head,
-      cid: command.cid,
-      status: field,
-    });
-    this.#stock.push(command);
-    if (sq.deleting && sq.isIdle) sq.onIdle?.();
-  }
-
-  #post(cq: CompletionQueue, completion: Completion): void {
-    cq.backlog.push(completion);
-    this.#drain(cq);
-  }
-
-  /** Posts what waits, as far as there is room. The phase bit is stored last. */
-  #drain(cq: CompletionQueue): void {
-    while (cq.backlog.length > 0 && !cq.isFull && !cq.posting && (this.#csts & CSTS.CFS) === 0) {
-      const completion = cq.backlog.shift();
-      if (completion === undefined) return;
-      const at = cq.base + (cq.tail << CQE_SHIFT);
-      const last = completion.cid | (((completion.status << 1) | cq.phase) << 16) | 0;
-      cq.tail += 1;
-      if (cq.tail === cq.size) {
-        cq.tail = 0;
-        cq.phase ^= 1;
-      }
-      const view = this.#entryView;
-      view.setUint32(0, completion.result, true);
-      view.setUint32(4, 0, true);
-      view.setUint32(8, (completion.sqHead | (completion.sqId << 16)) >>> 0, true);
-      view.setInt32(12, last, true);
-      try {
-        const local = this.#ctx.dma.view(at, 1 << CQE_SHIFT, true);
-        if (local !== undefined) {
-          for (let i = 0; i < 12; i++) local[i] = this.#entry[i] ?? 0;
-          this.#storeLast(local, last);
-          cq.posted = true;
-          continue;
-        }
-        const epoch = this.#epoch;
-        const wait = this.#ctx.dma.write(at, this.#entry.slice());
-        if (wait === undefined) {
-          cq.posted = true;
-          continue;
-        }
-        cq.posting = true;
-        this.#outstanding += 1;
-        wait
-          .then(
-            () => {
-              cq.posting = false;
-              cq.posted = true;
-              if (epoch === this.#epoch) this.#drain(cq);
-            },
-            () => {
-              cq.posting = false;
-              if (epoch === this.#epoch) this.#fail();
-            },
-          )
-          .finally(() => this.#ended());
-      } catch {
-        this.#fail();
-      }
-    }
-  }
-
-  // Interrupts.
-
-  /** One interrupt for each queue that was posted to since the last time. */
-  #signalAll(): void {
-    for (let id = 0; id < this.cqs.length; id++) {
-      const cq = this.cqs[id];
-      if (cq === undefined || !cq.posted) continue;
-      cq.posted = false;
-      if (cq.interrupts) this.#ctx.irq.send(cq.vector);
-    }
-    this.#updateIntx();
-  }
-
-  /** The pin is asserted while a queue holds what the host has not consumed, and is not masked (INTMS). */
-  #updateIntx(): void {
-    let level = false;
-    for (let id = 0; id < this.cqs.length && !level; id++) {
-      const cq = this.cqs[id];
-      // With pin-based interrupts all queues share the one line, and its mask is bit 0.
-      level = cq?.interrupts === true && cq.visible > 0 && (this.#intms & 1) === 0;
-    }
-    this.#ctx.irq.setIntx(level);
-  }
-
-  /** Stores the dword with the phase bit so that nobody who sees it misses what was stored before. */
-  #storeLast(entry: Uint8Array, value: number): void {
-    const { buffer } = entry;
-    const at = entry.byteOffset + 12;
-    if ((at & 3) !== 0) {
-      // Queues are aligned to pages; only a mapping that is not even to dwords comes here.
-      new DataView(buffer, at, 4).setInt32(0, value, true);
-      return;
-    }
-    if (this.#words.buffer !== buffer) this.#words = new Int32Array(buffer, 0, buffer.byteLength >> 2);
-    Atomics.store(this.#words, at >> 2, isLittleEndian ? value : swap(value));
-  }
-
-  /** Queue memory cannot be reached: nothing more can be told but this (CSTS.CFS). */
-  #fail(): void {
-    this.#csts |= CSTS.CFS;
-  }
-}
-
-const isLittleEndian = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1;
-
-function swap(value: number): number {
-  return ((value & 0xff) << 24) | ((value & 0xff00) << 8) | ((value >>> 8) & 0xff00) | ((value >>> 24) & 0xff);
 }
 
 function address(halves: Int32Array): number {
