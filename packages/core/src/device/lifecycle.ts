@@ -168,7 +168,8 @@ function idleWithin(dev: VfioPciCoreDevice, ms: number): Promise<void> {
 }
 
 export interface ProbeOptions {
-  readonly ops: VfioOpsFactory;
+  /** The driver's table, or the name under which it is in the registry of the bus. */
+  readonly ops: VfioOpsFactory | string;
   /** What only the generic driver passes. */
   readonly params?: Partial<VfioPciCoreParams>;
   /** Sentences for the log. */
@@ -178,14 +179,16 @@ export interface ProbeOptions {
 /**
  * A VFIO driver's whole probe: allocates the device, makes it the function's driver data, registers it.
  *
- * @throws what allocation and registration throw; the function is as before then.
+ * @throws ENOENT for a name that the registry does not have, what allocation and registration throw; the function is as
+ *   before then.
  */
 export async function vfioPciCoreProbe(
   bus: PciBus,
   fn: PciFunction,
   options: ProbeOptions,
 ): Promise<VfioPciCoreDevice> {
-  const dev = vfioPciCoreAllocDevice(fn, options.ops, { ...options, bus });
+  const ops = typeof options.ops === 'string' ? bus.ops.get(options.ops).ops : options.ops;
+  const dev = vfioPciCoreAllocDevice(fn, ops, { ...options, bus });
   bus.setDrvdata(fn, dev);
   try {
     await vfioPciCoreRegisterDevice(dev);
