@@ -1,6 +1,6 @@
 import { type ConfigSpaceHost, type PciPowerState, VirtualConfigSpace } from '@vfio/core';
 import { PCI_COMMAND, PCI_COMMAND_INTX_DISABLE } from '@vfio/uapi';
-import { hardwareOf } from './config-space-hardware.js';
+import { hardwareOf, isVirtualFunction } from './config-space-hardware.js';
 import type { ConfigSpaceRecording } from './config-space-recording.js';
 import type { ReplayTarget } from './config-space-replay.js';
 
@@ -18,8 +18,8 @@ export function bareTarget(recording: ConfigSpaceRecording): ReplayTarget {
     address: recording.address,
     vendor: recording.vendor,
     device: recording.device,
-    isVf: false,
-    noCommandMemory: false,
+    isVf: isVirtualFunction(recording),
+    noCommandMemory: isVirtualFunction(recording),
     intxUsable: raw.interrupts.intxLine !== undefined,
     nointx: false,
     virqDisabled: false,

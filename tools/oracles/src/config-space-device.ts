@@ -9,7 +9,7 @@ import {
 } from '@vfio/core';
 import { PCI_HEADER_TYPE, PCI_HEADER_TYPE_MASK, PCI_REVISION_ID, VFIO_PCI_CONFIG_REGION_INDEX } from '@vfio/uapi';
 import { vfioPciDriver } from '@vfio/vfio-pci';
-import { hardwareOf, type RecordedHardware } from './config-space-hardware.js';
+import { hardwareOf, isVirtualFunction, type RecordedHardware } from './config-space-hardware.js';
 import type { ConfigSpaceRecording } from './config-space-recording.js';
 import type { ReplayTarget } from './config-space-replay.js';
 
@@ -33,7 +33,7 @@ class ListHost implements PciHost {
 
 /** A recorded function as its host would describe it. */
 function recordedFunction(host: PciHost, recording: ConfigSpaceRecording, base: RecordedHardware): PciFunction {
-  return {
+  const physical: PciFunction = {
     address: recording.address,
     vendor: recording.vendor,
     device: recording.device,
@@ -49,6 +49,9 @@ function recordedFunction(host: PciHost, recording: ConfigSpaceRecording, base: 
     base,
     platform: () => undefined,
   };
+  // Nothing is known of the physical function but that there is one.
+  const physfn: PciFunction = { ...physical, address: `${recording.address.slice(0, -4)}1f.7` };
+  return isVirtualFunction(recording) ? { ...physical, physfn, vfIndex: 0 } : physical;
 }
 
 /** Binds the generic driver to a function on a bus of its own, as somebody does who asks for it. */

@@ -1,5 +1,5 @@
 import type { AccessWidth, PciResource, RawConfigSpace, RawFunctionBase, RegisterSpace } from '@vfio/core';
-import { errnoError, VFIO_PCI_INTX_IRQ_INDEX } from '@vfio/uapi';
+import { errnoError, PCI_VENDOR_ID, VFIO_PCI_INTX_IRQ_INDEX } from '@vfio/uapi';
 import type { ConfigSpaceRecording, RecordedResource } from './config-space-recording.js';
 
 const IORESOURCE_IO = 0x100;
@@ -121,4 +121,10 @@ export function hardwareOf(recording: ConfigSpaceRecording): RecordedHardware {
     attachDma() {},
     onError: () => () => {},
   };
+}
+
+/** A virtual function: its hardware has no ids of its own. */
+export function isVirtualFunction(recording: ConfigSpaceRecording): boolean {
+  const { openHardware } = recording;
+  return openHardware[PCI_VENDOR_ID] === 0xff && openHardware[PCI_VENDOR_ID + 1] === 0xff;
 }

@@ -86,6 +86,24 @@ describe('a replay notices', () => {
   });
 });
 
+test('a recording of a virtual function would be opened as one', async () => {
+  const recorded = recordings.find(({ openView }) => openView[0x3d] === 1)!;
+  const openHardware = recorded.openHardware.slice();
+  openHardware.fill(0xff, 0, 4);
+  openHardware.fill(0, 4, 6);
+  for (const target of [
+    bareTarget({ ...recorded, openHardware }),
+    await openRecording({ ...recorded, openHardware }),
+    await openRecordingTwice({ ...recorded, openHardware }),
+  ]) {
+    const header = new Uint8Array(64);
+    target.read(0, header);
+    expect([...header.subarray(0, 4)]).toEqual([...recorded.openView.subarray(0, 4)]);
+    expect(header[4]! & 2).toBe(2);
+    expect(header[0x3d]).toBe(0);
+  }
+});
+
 test('the recordings of this repository are 24 functions and 14,261 accesses', () => {
   const own = readRecordings(fileURLToPath(new URL('../vectors', import.meta.url)));
   expect(own).toHaveLength(24);

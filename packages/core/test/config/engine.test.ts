@@ -170,6 +170,13 @@ describe('bytes marked virtual', () => {
   });
 });
 
+test('bytes outside the header and the visible capabilities have no virtual value', () => {
+  const space = new TestSpace({ size: 4096, caps: [{ at: 0x40, id: 0x01 }], ecaps: [{ at: 0x100, id: 0x03 }] });
+  space.space.vconfig.fill(0xaa);
+  space.space.init();
+  expect(space.space.vconfig.findIndex((byte, i) => byte !== 0 && i >= 0x48)).toBe(-1);
+});
+
 test('opening again starts from hardware', () => {
   const space = new TestSpace({ caps: [{ at: 0x40, id: 0x05, body: [0x00, 0x00] }] });
   space.write(0x3c, 1, 0x55);

@@ -304,9 +304,7 @@ export class VirtualConfigSpace {
   #start(position: number, owner: number): number {
     if (owner === MAP_BASIC) return 0;
     if (owner === MAP_UNASSIGNED || owner === MAP_VIRTUAL) return position;
-    const extended = position >= PCI_CFG_SPACE_SIZE;
-    if (extended && owner > PCI_EXT_CAP_ID_MAX) return position;
-    const base = extended ? PCI_CFG_SPACE_SIZE : PCI_STD_HEADER_SIZEOF;
+    const base = position >= PCI_CFG_SPACE_SIZE ? PCI_CFG_SPACE_SIZE : PCI_STD_HEADER_SIZEOF;
     const { map } = this.#state;
     let start = position;
     while (start > base && map[start - 1] === owner) start--;
