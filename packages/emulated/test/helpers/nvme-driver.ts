@@ -68,7 +68,8 @@ export class NvmeDriver {
 
   /** Lets the device work until `done`, or fails. */
   async until(done: () => boolean, what: string): Promise<void> {
-    for (let turn = 0; turn < 300; turn++) {
+    const end = Date.now() + 10_000;
+    while (Date.now() < end) {
       if (done()) return;
       this.#deferred.run();
       if (done()) return;
