@@ -136,6 +136,7 @@ export const ERRNO_TABLE: readonly ErrnoRow[] = [
     ['device', 'EEXIST', 'the same BAR, offset, data and size again'],
     ['device', 'ENODEV', 'removing one that is not there'],
     ['device', 'ENOSPC', '1000 are there already'],
+    ['device', 'ENOMEM', 'mapping the BAR failed'],
   ]),
   ...rows('FEATURE', [
     ['ioctl', 'EFAULT', 'fewer than 8 bytes can be read'],
@@ -248,6 +249,9 @@ export const ERRNO_TABLE: readonly ErrnoRow[] = [
     ['device', undefined, 'an I/O BAR or VGA while memory decode is off', { result: 'the access' }],
     ['device', 'EFAULT', 'config space beyond its end, tested for the whole request first'],
     ['device', 'EIO', 'the function cannot be resumed'],
+    ['device', 'ENOMEM', 'a BAR whose mapping failed'],
+    ['device', 'ENOMEM', 'a read of a ROM without a valid image'],
+    ['device', 'EINVAL', 'VGA outside its memory and port ranges'],
   ]),
   ...rows('mmap', [
     ['device', 'EINVAL', 'not MAP_SHARED'],
@@ -256,6 +260,7 @@ export const ERRNO_TABLE: readonly ErrnoRow[] = [
     ['device', 'EINVAL', 'beyond the length rounded up to a page'],
     ['device', 'EINVAL', 'a device region without the MMAP flag or a hook'],
     ['device', 'EBUSY', 'a BAR that could not be reserved'],
+    ['device', undefined, 'an access to a mapping while memory is disabled or in low power', { result: 'SIGBUS' }],
   ]),
 ];
 
