@@ -45,8 +45,9 @@ export interface AliasIndexOptions {
 }
 
 interface OddPattern {
-  readonly entry: AliasEntry;
   readonly order: number;
+  /** The characters before the first special one. */
+  readonly prefix: string;
   readonly matches: CompiledPattern;
 }
 
@@ -112,7 +113,7 @@ export class AliasIndex {
 
     for (const [order, entry] of this.entries.entries()) {
       if (entry.fields === undefined) {
-        this.#odd.push({ entry, order, matches: compilePattern(entry.pattern) });
+        this.#odd.push({ order, prefix: literalPrefix(entry.pattern), matches: compilePattern(entry.pattern) });
       } else {
         this.#insert(entry.fields, order);
       }
@@ -148,7 +149,7 @@ export class AliasIndex {
     }
     if (this.#odd.length > 0) {
       const modalias = formatModalias(id, namespace);
-      for (const odd of this.#odd) if (odd.matches(modalias)) insertSorted(found, odd.order);
+      for (const odd of this.#odd) if (matchesOdd(odd, modalias)) insertSorted(found, odd.order);
     }
     // Positions in `entries`, so each is there.
     return found.map((order) => this.entries[order] as AliasEntry);
@@ -196,7 +197,7 @@ export class AliasIndex {
       const modalias = formatModalias(id, namespace);
       for (const odd of this.#odd) {
         if (odd.order >= best) break;
-        if (odd.matches(modalias) && this.#holds(odd.order, condition)) best = odd.order;
+        if (matchesOdd(odd, modalias) && this.#holds(odd.order, condition)) best = odd.order;
       }
     }
     return this.entries[best];
@@ -252,6 +253,15 @@ export class AliasIndex {
     this.#groups[tail] ??= [];
     this.#groups[tail].push(order);
   }
+}
+
+function literalPrefix(pattern: string): string {
+  const special = pattern.search(/[*?[\\]/);
+  return special === -1 ? pattern : pattern.slice(0, special);
+}
+
+function matchesOdd(odd: OddPattern, modalias: string): boolean {
+  return modalias.startsWith(odd.prefix) && odd.matches(modalias);
 }
 
 /** Few match one function, and they come nearly in order. */
