@@ -121,11 +121,12 @@ describe('modules.alias', () => {
     let lines = 0;
     while (text.length < 10_000_000) text += line(lines++);
     const bytes = new TextEncoder().encode(text);
-    const started = performance.now();
+    // Time of the processor: other work on the machine is not what is measured.
+    const before = process.cpuUsage();
     const parser = new ModulesAliasParser();
     for (let at = 0; at < bytes.length; at += 65_536) parser.push(bytes.subarray(at, at + 65_536));
     const parsed = parser.end();
-    const took = performance.now() - started;
+    const took = process.cpuUsage(before).user / 1000;
     expect(parsed.skipped).toBe(0);
     expect(parsed.aliases.length + parsed.others).toBe(lines);
     expect(parsed.aliases.length).toBe(Math.ceil(lines / 3));

@@ -149,7 +149,7 @@ export class ModulesAliasParser {
     // The form that depmod writes, without splitting the line.
     if (text.startsWith('alias ')) {
       const space = text.indexOf(' ', 6);
-      if (space > 6 && space + 1 < text.length && !hasSpace(text, space + 1) && !hasSpace(text.slice(6, space), 0)) {
+      if (space > 6 && space + 1 < text.length && text.lastIndexOf(' ') === space && !text.includes('\t')) {
         this.#alias(text.slice(6, space), text.slice(space + 1), number, text);
         return;
       }
@@ -175,14 +175,6 @@ export class ModulesAliasParser {
     }
     this.#aliases.push({ pattern, driver, line });
   }
-}
-
-function hasSpace(text: string, from: number): boolean {
-  for (let at = from; at < text.length; at++) {
-    const code = text.charCodeAt(at);
-    if (code === 0x20 || code === 0x09) return true;
-  }
-  return false;
 }
 
 /** Printable ASCII without white space: what a pattern or a name is made of. */
