@@ -605,8 +605,21 @@ describe('ioctlDevice', () => {
     };
 
   test('does not follow a reply that asks for ever more room', () => {
-    const endless = refusing((arg) => viewOf(arg).setUint32(0, arg.length + 0x10000, true));
+    const endless = answering((arg) => viewOf(arg).setUint32(0, arg.length + 0x10000, true));
     expect(caught(() => ioctlDevice(endless, true).getRegionInfo(0))).toMatchObject({ errno: 'E2BIG' });
+  });
+
+  test('calls again for a single byte more, with exactly the room that was asked for', () => {
+    const rooms: number[] = [];
+    const device = ioctlDevice(
+      answering((arg) => {
+        rooms.push(viewOf(arg).getUint32(0, true));
+        viewOf(arg).setUint32(0, 33, true);
+      }),
+      true,
+    );
+    device.getRegionInfo(0);
+    expect(rooms).toEqual([32, 33]);
   });
 
   test('refuses interrupts whose data do not go with the flags', () => {
