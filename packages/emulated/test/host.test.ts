@@ -294,6 +294,20 @@ describe('hot plug', () => {
     expect(seen).toEqual([-1, -1]);
   });
 
+  test('one that is pulled out does not come back with a bus reset', async () => {
+    const { host, port } = withPort();
+    const fn = host.add({ address: '0000:01:00.0', model: edu });
+    const seen: number[] = [];
+    host.watch({
+      removing: () => {
+        port.model.resetSecondaryBus();
+        seen.push(fn.config.read(0, 4));
+      },
+    });
+    await host.surpriseRemove('0000:01:00.0');
+    expect(seen).toEqual([-1]);
+  });
+
   test.each([
     ['0000:00:05.0', 'ENODEV'],
     ['0000:00:1c.0', 'EBUSY'],

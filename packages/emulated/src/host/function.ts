@@ -83,6 +83,8 @@ export class EmulatedFunction<M extends DeviceModel = DeviceModel> implements Pc
   iommuGroup: number | undefined;
   hasFlr = false;
   nonMappableBars = false;
+  /** Pulled out of its slot: it answers nothing, whatever the bus does, until it is gone from the host as well. */
+  isPulled = false;
   virtual: VirtualFunctions | undefined;
   #model: M | undefined;
   #powerState: 0 | 1 | 2 | 3 = 0;

@@ -154,6 +154,7 @@ export class EmulatedPciHost implements PciHost {
   surpriseRemove(address: string): void | Promise<void> {
     const fn = this.#removable(address);
     for (const vf of fn.virtual?.announced ?? []) vf.config.present = false;
+    fn.isPulled = true;
     fn.config.present = false;
     fn.updateDecode();
     fn.irq.update();

@@ -221,7 +221,7 @@ export class RootPort implements DeviceModel {
     this.#inReset = inReset;
     for (const child of this.#children) {
       if (inReset) child.reset('bus');
-      child.config.present = !inReset && !child.isGone;
+      child.config.present = !inReset && !child.isGone && !child.isPulled;
       child.virtual?.controlChanged();
       child.updateDecode();
     }
