@@ -597,7 +597,7 @@ describe('dispatchIoctl', () => {
 });
 
 describe('ioctlDevice', () => {
-  const refusing =
+  const answering =
     (arg: (given: Uint8Array) => void): RawIoctl =>
     (_request, given) => {
       arg(given);
