@@ -1,0 +1,87 @@
+import { readdirSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  deviceOf,
+  functionOverDevice,
+  OpsRegistry,
+  PciBus,
+  type PciDriver,
+  type PciFunction,
+  type PciHost,
+  toClient,
+  type VfioDeviceProvider,
+} from '@vfio/core';
+import type { ContractSubject } from '@vfio/testing';
+import { VfioUserClient, VfioUserServer } from '@vfio/vfio-user';
+
+/** Descriptors that this process has open. */
+export function openDescriptors(): number {
+  // The listing itself has one open.
+  return readdirSync('/proc/self/fd').length - 1;
+}
+
+/** Binds a driver to a function and gives its device. */
+export async function bound(host: PciHost, fn: PciFunction, driver: PciDriver): Promise<VfioDeviceProvider> {
+  const bus = new PciBus(host, { ops: new OpsRegistry() });
+  await bus.register(driver);
+  await bus.bindOverride(fn, driver.name);
+  return deviceOf(bus, fn);
+}
+
+/** The device, called directly. */
+export async function local(device: VfioDeviceProvider): Promise<ContractSubject> {
+  const opened = await device.open();
+  return { device: toClient(opened), close: async () => opened.close() };
+}
+
+/** The same driver over a function that is a VFIO device already: the first one's. */
+export async function overDevice(device: VfioDeviceProvider, driver: PciDriver): Promise<VfioDeviceProvider> {
+  const fn = functionOverDevice(device);
+  const host: PciHost = {
+    name: 'over-device',
+    functions: () => [fn],
+    find: (address) => (address === fn.address ? fn : undefined),
+    watch: () => () => {},
+  };
+  return bound(host, fn, driver);
+}
+
+/** A device that is served in this thread, for clients one after the other. */
+export class Served {
+  readonly #server: VfioUserServer;
+  readonly #folder: string;
+  readonly #path: string;
+
+  private constructor(server: VfioUserServer, folder: string, path: string) {
+    this.#server = server;
+    this.#folder = folder;
+    this.#path = path;
+  }
+
+  static async start(device: VfioDeviceProvider): Promise<Served> {
+    const folder = await mkdtemp(join(tmpdir(), 'vfio-contract-'));
+    const path = join(folder, 'socket');
+    const server = new VfioUserServer(device);
+    await server.listen(path);
+    return new Served(server, folder, path);
+  }
+
+  async open(): Promise<ContractSubject> {
+    const client = await VfioUserClient.connect(this.#path);
+    return {
+      device: client,
+      close: async () => {
+        await client.close();
+        // The server is done with a client only when its device is closed: what it held counts until then.
+        while (this.#server.isBusy) await new Promise((resolve) => setImmediate(resolve));
+      },
+    };
+  }
+
+  async stop(): Promise<void> {
+    await this.#server.close();
+    await rm(this.#folder, { recursive: true });
+  }
+}

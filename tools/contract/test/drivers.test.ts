@@ -1,0 +1,49 @@
+import { nvmeVfioPciDriver } from '@vfio/nvme-vfio-pci';
+import { type ContractSubject, describeVariantDriver } from '@vfio/testing';
+import { vfioPciDriver } from '@vfio/vfio-pci';
+import { afterAll, beforeAll, describe, test } from 'vitest';
+import { demoFunction } from '../src/functions.js';
+import { bound, local, openDescriptors, overDevice, Served } from '../src/subjects.js';
+
+const runner = { describe, test, skip: (name: string) => test.skip(name, () => {}) };
+
+const SUBJECTS = [
+  { what: 'edu', driver: vfioPciDriver },
+  { what: 'nvme', driver: vfioPciDriver },
+  { what: 'nvme', driver: nvmeVfioPciDriver },
+  { what: 'sriov', driver: vfioPciDriver },
+  { what: 'display', driver: vfioPciDriver },
+] as const;
+
+for (const { what, driver: make } of SUBJECTS) {
+  const driver = make();
+  const about = { driver, function: demoFunction(what).fn };
+  const device = async () => {
+    const { host, fn } = demoFunction(what);
+    return bound(host, fn, make());
+  };
+
+  describe(`${driver.name} on ${what}`, () => {
+    // One device for all cases: each leaves it to the next as a user does.
+    const direct = device();
+    describeVariantDriver(runner, { name: 'called directly', driver: about, open: async () => local(await direct) });
+  });
+
+  describe(`${driver.name} on ${what}`, () => {
+    const below = (async () => {
+      const { host, fn } = demoFunction(what);
+      return overDevice(await bound(host, fn, vfioPciDriver()), make());
+    })();
+    describeVariantDriver(runner, { name: 'over a VFIO device', driver: about, open: async () => local(await below) });
+  });
+
+  describe(`${driver.name} on ${what}`, () => {
+    let served: Served | undefined;
+    beforeAll(async () => {
+      served = await Served.start(await device());
+    });
+    afterAll(async () => served?.stop());
+    const open = (): Promise<ContractSubject> => served?.open() ?? Promise.reject(new Error('not served'));
+    describeVariantDriver(runner, { name: 'through a socket', driver: about, handles: openDescriptors, open });
+  });
+}
