@@ -34,21 +34,27 @@ export class FileStore implements BlockStore {
   readonly #touched: Set<number> | undefined;
 
   /**
-   * @param size bytes; an existing file of another size is refused.
-   * @throws EINVAL for a file of another size; ERR_VFIO_SYSCALL with the errno of the system call that failed.
+   * @param size bytes; an existing file of another size is refused. Without it the file is there and has its size.
+   * @throws EINVAL for a file of another size, and for an empty one without a size; ERR_VFIO_SYSCALL with the errno of the system call that failed.
    */
-  constructor(path: string, size: number) {
+  constructor(path: string, size?: number) {
     this.path = path;
-    this.size = size;
-    this.#fd = attempt(path, 'open', () => openSync(path, 'a+', 0o600));
-    closeSync(this.#fd);
+    if (size !== undefined) {
+      if (!Number.isSafeInteger(size) || size <= 0)
+        throw errnoError('EINVAL', `${path} with ${size} bytes: a positive integer is allowed`);
+      closeSync(attempt(path, 'open', () => openSync(path, 'a+', 0o600)));
+    }
     this.#fd = attempt(path, 'open', () => openSync(path, 'r+'));
     const stat = fstatSync(this.#fd);
-    if (stat.size !== 0 && stat.size !== size) {
+    this.size = size ?? stat.size;
+    if (this.size === 0 || (stat.size !== 0 && stat.size !== this.size)) {
       closeSync(this.#fd);
-      throw errnoError('EINVAL', `${path} has ${hex(stat.size)} bytes, the namespace ${hex(size)}: they must agree`);
+      throw errnoError(
+        'EINVAL',
+        `${path} has ${hex(stat.size)} bytes, the namespace ${hex(this.size)}: they must agree, and an empty file needs a size`,
+      );
     }
-    if (stat.size === 0) attempt(path, 'ftruncate', () => ftruncateSync(this.#fd, size));
+    if (stat.size === 0) attempt(path, 'ftruncate', () => ftruncateSync(this.#fd, this.size));
     this.#touched = stat.size === 0 ? new Set() : undefined;
   }
 

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -92,6 +92,18 @@ describe('a namespace in a file', () => {
     writeFileSync(join(folder, 'disk'), 'not a disk');
     expect(() => open()).toThrow(expect.objectContaining({ errno: 'EINVAL' }));
     expect(readFileSync(join(folder, 'disk'), 'utf8')).toBe('not a disk');
+  });
+
+  test('without a size the file has its own, and a new one is refused', () => {
+    open(2 * MIB).close();
+    const store = new FileStore(join(folder, 'disk'));
+    stores.push(store);
+    expect(store.size).toBe(2 * MIB);
+    expect(() => new FileStore(join(folder, 'new'))).toThrow(expect.objectContaining({ code: 'ERR_VFIO_SYSCALL' }));
+    expect(() => new FileStore(join(folder, 'new'), 0)).toThrow(expect.objectContaining({ errno: 'EINVAL' }));
+    expect(existsSync(join(folder, 'new'))).toBe(false);
+    writeFileSync(join(folder, 'empty'), '');
+    expect(() => new FileStore(join(folder, 'empty'))).toThrow(expect.objectContaining({ errno: 'EINVAL' }));
   });
 
   test('a folder that is not there is told as the failed system call', () => {
