@@ -1,20 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  appendFileSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { appendFileSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Agent, type RunResult } from './agent.js';
 import { tail } from './command.js';
+import { freshFolder } from './logs.js';
 import type { Artifacts } from './prepare.js';
 import { Qmp } from './qmp.js';
 
@@ -292,15 +284,6 @@ function panicked(logs: string, agent: Agent): Promise<never> {
     }, 500);
     timer.unref();
   });
-}
-
-function freshFolder(parent: string, name: string): string {
-  for (let count = 1; ; count++) {
-    const folder = join(parent, count === 1 ? name : `${name}-${count}`);
-    if (existsSync(folder)) continue;
-    mkdirSync(folder, { recursive: true });
-    return folder;
-  }
 }
 
 function readLog(logs: string, name: string): string {

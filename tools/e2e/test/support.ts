@@ -1,14 +1,22 @@
 import { afterEach, inject } from 'vitest';
+import { DeviceServer, type DeviceServerOptions } from '../src/device-server.js';
 import { Guest, type GuestOptions } from '../src/guest.js';
 
-/** Guests of this file that still run or ran in the current test, for their logs. */
-const guests = new Set<Guest>();
+/** What this file started and still runs, or ran in the current test, for the logs. */
+const running = new Set<Guest | DeviceServer>();
 
 /** Boots a guest from what the preparation made; a failing test prints the last lines of its logs. */
 export async function boot(options: GuestOptions): Promise<Guest> {
   const guest = await Guest.boot(inject('artifacts'), options);
-  guests.add(guest);
+  running.add(guest);
   return guest;
+}
+
+/** Starts `vfio serve`; a failing test prints what it said last. */
+export async function serve(options: DeviceServerOptions): Promise<DeviceServer> {
+  const server = await DeviceServer.start(inject('artifacts').logs, options);
+  running.add(server);
+  return server;
 }
 
 /** Boots a guest for the time of `body`. */
@@ -21,12 +29,12 @@ export async function withGuest<T>(options: GuestOptions, body: (guest: Guest) =
   }
 }
 
-/** Prints what guests said last when a test fails. Call it once in each suite. */
+/** Prints what guests and servers said last when a test fails. Call it once in each suite. */
 export function showLogsOfFailures(): void {
   afterEach((context) => {
-    for (const guest of guests) {
-      if (context.task.result?.state === 'fail') console.error(guest.lastWords());
-      if (!guest.running) guests.delete(guest);
+    for (const one of running) {
+      if (context.task.result?.state === 'fail') console.error(one.lastWords());
+      if (!one.running) running.delete(one);
     }
   });
 }
