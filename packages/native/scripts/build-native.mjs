@@ -62,5 +62,6 @@ if (process.argv.includes('--prebuilds')) {
     npm_config_node_gyp: nodeGyp,
   });
 } else {
-  run(nodeGyp, ['rebuild', '--nodedir', nodeDir, '--loglevel', process.env.CI ? 'info' : 'warn'], {});
+  // Not "rebuild": that deletes the addon under whoever uses it, for as long as the compiler runs.
+  run(nodeGyp, ['configure', 'build', '--nodedir', nodeDir, '--loglevel', process.env.CI ? 'info' : 'warn'], {});
 }

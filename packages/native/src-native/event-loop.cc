@@ -16,6 +16,8 @@
 #include <cstring>
 #include <new>
 
+#include "syscalls.h"
+
 namespace vfio {
 
 namespace {
@@ -31,7 +33,10 @@ constexpr int kQuantum = 32;
 constexpr size_t kBatch = 64 * 1024;
 // Periods below dense_us after which a burst waits for more.
 constexpr int kDenseStreak = 3;
-constexpr int kEventsAtOnce = 64;
+constexpr int kEventsAtOnce = 16;
+constexpr int kEventsPerClock = 16;
+// The host counts its time in whole milliseconds, so that the same timer seems to move by up to two.
+constexpr int64_t kTimerSlackUs = 2000;
 
 int64_t NowUs() {
   struct timespec now;
@@ -85,14 +90,14 @@ EventLoop* EventLoop::Create(const LoopOptions& options, int* error) {
 }
 
 int EventLoop::Init() {
-  state_memory_ = Memory::Anonymous(kSlotCount * sizeof(int32_t));
-  fds_memory_ = Memory::Anonymous(kMaxFds * sizeof(int32_t));
-  reply_fds_memory_ = Memory::Anonymous(kMaxFds * sizeof(int32_t));
+  shared_memory_ = Memory::Anonymous(kSharedWords * sizeof(int32_t));
   tx_memory_ = Memory::Anonymous(options_.max_message);
-  if (state_memory_ == nullptr || fds_memory_ == nullptr || reply_fds_memory_ == nullptr || tx_memory_ == nullptr) {
-    return -ENOMEM;
-  }
-  state()[kSlotReplySocket] = -1;
+  if (shared_memory_ == nullptr || tx_memory_ == nullptr) return -ENOMEM;
+  state_ = reinterpret_cast<int32_t*>(shared_memory_->data());
+  fds_ = state_ + kSharedFds;
+  reply_fds_ = state_ + kSharedReplyFds;
+  tx_ = tx_memory_->data();
+  state_[kSlotReplySocket] = -1;
   fault_generation_ = FaultGeneration();
   epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
   if (epoll_fd_ < 0) return -errno;
@@ -102,7 +107,9 @@ int EventLoop::Init() {
   if (poison_.fd < 0) return -errno;
   burst_timer_.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
   if (burst_timer_.fd < 0) return -errno;
-  for (Source* source : {&wake_, &poison_, &burst_timer_}) {
+  host_timer_.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+  if (host_timer_.fd < 0) return -errno;
+  for (Source* source : {&wake_, &poison_, &burst_timer_, &host_timer_}) {
     const int result = Watch(source, EPOLLIN | EPOLLET);
     if (result < 0) return result;
   }
@@ -111,7 +118,7 @@ int EventLoop::Init() {
 
 EventLoop::~EventLoop() {
   Close([](Memory* rx) { rx->Release(); });
-  for (Memory* memory : {state_memory_, fds_memory_, reply_fds_memory_, tx_memory_}) {
+  for (Memory* memory : {shared_memory_, tx_memory_}) {
     if (memory != nullptr) memory->Release();
   }
 }
@@ -120,14 +127,34 @@ void EventLoop::CloseOwn() {
   if (epoll_fd_ < 0) return;
   CloseLeftovers();
   while (!watched_.empty()) UnwatchMapping(watched_.back());
-  for (Source* source : {&wake_, &poison_, &burst_timer_}) {
+  DetachHost();
+  for (Source* source : {&wake_, &poison_, &burst_timer_, &host_timer_}) {
     if (source->linked) Unlink(source);
     if (source->fd >= 0) close(source->fd);
     source->fd = -1;
   }
   close(epoll_fd_);
   epoll_fd_ = -1;
-  dense_ = false;
+  // What a step reads from now on.
+  state_[kSlotKind] = kIdle;
+}
+
+int EventLoop::AttachHost(int fd, void (*on_wake)(void*), void* argument) {
+  DetachHost();
+  host_.fd = fd;
+  on_wake_ = on_wake;
+  on_wake_argument_ = argument;
+  // Level-triggered: it is the host that takes what is there.
+  const int result = Watch(&host_, EPOLLIN);
+  if (result < 0) host_.fd = -1;
+  return result;
+}
+
+void EventLoop::DetachHost() {
+  if (host_.fd < 0) return;
+  epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, host_.fd, nullptr);
+  host_.fd = -1;
+  may_wait_ = false;
 }
 
 // Sources.
@@ -184,7 +211,10 @@ int EventLoop::AddSocket(int fd, size_t max_message, int max_fds, size_t max_que
   // One message of the largest size, and room behind an incomplete one to read a batch.
   socket->capacity = max_message + kBatch;
   socket->rx = Memory::Anonymous(socket->capacity);
-  const int result = socket->rx == nullptr ? -ENOMEM : Add(socket, EPOLLIN | EPOLLRDHUP);
+  // EPOLLOUT also where nothing waits to be sent: the peer's read of a reply then wakes this thread a little before the next
+  // request is there, which hides much of the time that waking takes. A blocking read is woken in the same way.
+  const int result = socket->rx == nullptr ? -ENOMEM : Add(socket, EPOLLIN | EPOLLOUT | EPOLLRDHUP);
+  if (socket->rx != nullptr) socket->bytes = socket->rx->data();
   if (result < 0) {
     if (socket->rx != nullptr) socket->rx->Release();
     delete socket;
@@ -365,7 +395,7 @@ int EventLoop::Send(int32_t id, const uint8_t* data, size_t length, const int32_
 
 int EventLoop::SendTx(int32_t id, size_t length, const int32_t* fds, size_t fd_count) {
   if (length > options_.max_message) return -EINVAL;
-  return Send(id, tx_memory_->data(), length, fds, fd_count);
+  return Send(id, tx_, length, fds, fd_count);
 }
 
 namespace {
@@ -375,9 +405,9 @@ ssize_t SendOnce(int fd, const uint8_t* data, size_t length, const int32_t* fds,
   ssize_t result;
   if (fd_count == 0) {
     do {
-      result = send(fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL);
-    } while (result < 0 && errno == EINTR);
-    return result < 0 ? -errno : result;
+      result = RawSend(fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } while (result == -EINTR);
+    return result;
   }
   alignas(struct cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
   struct iovec part = {const_cast<uint8_t*>(data), length};
@@ -449,14 +479,6 @@ int EventLoop::Enqueue(Socket* socket, const uint8_t* data, size_t length, const
   socket->queue_tail = chunk;
   socket->queued_bytes += length;
   stats_.queued++;
-  if (!socket->wants_out) {
-    struct epoll_event event;
-    event.events = EPOLLIN | EPOLLRDHUP | EPOLLOUT | EPOLLET;
-    event.data.ptr = socket;
-    // Cannot fail for a descriptor that is in the set.
-    epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, socket->fd, &event);
-    socket->wants_out = true;
-  }
   return 1;
 }
 
@@ -483,13 +505,6 @@ void EventLoop::FlushQueue(Socket* socket) {
     // It may have been kept from receiving.
     if (!Choked(socket)) Link(socket);
   }
-  if (socket->queue_head == nullptr && socket->wants_out) {
-    struct epoll_event event;
-    event.events = EPOLLIN | EPOLLRDHUP | EPOLLET;
-    event.data.ptr = socket;
-    epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, socket->fd, &event);
-    socket->wants_out = false;
-  }
 }
 
 void EventLoop::FreeQueue(Socket* socket) {
@@ -514,7 +529,7 @@ void EventLoop::Fail(Socket* socket, int error) {
 
 bool EventLoop::Header(const Socket* socket, uint32_t* size) const {
   if (socket->end - socket->start < kHeaderSize) return false;
-  std::memcpy(size, socket->rx->data() + socket->start + 4, sizeof *size);
+  std::memcpy(size, socket->bytes + socket->start + 4, sizeof *size);
   return true;
 }
 
@@ -532,13 +547,15 @@ void EventLoop::TakeFds(Socket* socket, struct msghdr* message) {
     batch->CloseAll();
     batch->lost = true;
   }
-  if (!batch->empty()) socket->batch_last = socket->end - 1;
+  if (batch->empty()) return;
+  socket->batch_last = socket->end - 1;
+  socket->has_fds = true;
 }
 
 // One read. Called only while no whole message is in the buffer.
 void EventLoop::Receive(Socket* socket) {
   // The descriptors of the read before belong to the message that is still incomplete.
-  if (!socket->batch.empty()) socket->held.Append(&socket->batch);
+  if (socket->has_fds && !socket->batch.empty()) socket->held.Append(&socket->batch);
   const size_t have = socket->end - socket->start;
   uint32_t size = kHeaderSize;
   Header(socket, &size);
@@ -546,13 +563,13 @@ void EventLoop::Receive(Socket* socket) {
     socket->start = 0;
     socket->end = 0;
   } else if (socket->start + size > socket->capacity) {
-    std::memmove(socket->rx->data(), socket->rx->data() + socket->start, have);
+    std::memmove(socket->bytes, socket->bytes + socket->start, have);
     socket->start = 0;
     socket->end = have;
   }
   const size_t room = std::min(socket->capacity - socket->end, std::max(kBatch, size - have));
   alignas(struct cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
-  struct iovec part = {socket->rx->data() + socket->end, room};
+  struct iovec part = {socket->bytes + socket->end, room};
   struct msghdr message;
   message.msg_name = nullptr;
   message.msg_namelen = 0;
@@ -564,38 +581,37 @@ void EventLoop::Receive(Socket* socket) {
   ssize_t got;
   do {
     stats_.receives++;
-    got = recvmsg(socket->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  } while (got < 0 && errno == EINTR);
+    got = RawReceive(socket->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  } while (got == -EINTR);
   if (got > 0) {
     socket->end += static_cast<size_t>(got);
     if (message.msg_controllen != 0 || (message.msg_flags & MSG_CTRUNC) != 0) TakeFds(socket, &message);
     // A read that ends early without descriptors has emptied the socket; one with descriptors stops behind them.
-    if (static_cast<size_t>(got) < room && socket->batch.empty() && !socket->hangup) socket->readable = false;
+    if (static_cast<size_t>(got) < room && !socket->has_fds && !socket->hangup) socket->readable = false;
     return;
   }
   stats_.empty_receives++;
   if (got == 0) {
     socket->at_end = true;
-  } else if (errno == EAGAIN) {
+  } else if (got == -EAGAIN) {
     socket->hangup = false;
   } else {
-    socket->error = errno;
+    socket->error = static_cast<int>(-got);
   }
   socket->readable = false;
 }
 
 void EventLoop::GiveFds(FdBag* bag) {
-  int32_t* out = reinterpret_cast<int32_t*>(fds_memory_->data());
   for (int i = 0; i < bag->count; i++) {
     event_fds_[event_fd_count_] = bag->fds[i];
-    out[event_fd_count_++] = bag->fds[i];
+    fds_[event_fd_count_++] = bag->fds[i];
   }
   bag->count = 0;
 }
 
 int EventLoop::Deliver(Socket* socket, uint32_t size) {
-  int32_t* out = state();
-  const uint8_t* header = socket->rx->data() + socket->start;
+  int32_t* out = state_;
+  const uint8_t* header = socket->bytes + socket->start;
   uint16_t half[2];
   uint32_t word[2];
   std::memcpy(half, header, sizeof half);
@@ -607,7 +623,7 @@ int EventLoop::Deliver(Socket* socket, uint32_t size) {
   out[kSlotCommand] = half[1];
   out[kSlotFlags] = static_cast<int32_t>(word[0]);
   out[kSlotErrno] = static_cast<int32_t>(word[1]);
-  if (!socket->held.empty() || !socket->batch.empty()) {
+  if (socket->has_fds) {
     // A message whose last byte lies before batch_last was followed by the one that the descriptors came with.
     if (!socket->batch.empty() && socket->batch_last < socket->start + size) socket->held.Append(&socket->batch);
     if (socket->held.lost || socket->held.count > socket->max_fds) {
@@ -617,6 +633,7 @@ int EventLoop::Deliver(Socket* socket, uint32_t size) {
       GiveFds(&socket->held);
       out[kSlotFdCount] = event_fd_count_;
     }
+    socket->has_fds = !socket->batch.empty();
   }
   socket->start += size;
   stats_.messages++;
@@ -625,7 +642,7 @@ int EventLoop::Deliver(Socket* socket, uint32_t size) {
 
 // The socket's last event.
 int EventLoop::End(Socket* socket, int event, int error) {
-  int32_t* out = state();
+  int32_t* out = state_;
   out[kSlotSource] = socket->id;
   out[kSlotErrno] = error;
   out[kSlotLength] = static_cast<int32_t>(socket->end - socket->start);
@@ -644,11 +661,11 @@ int EventLoop::ProcessSocket(Socket* socket) {
     uint32_t size = 0;
     if (Header(socket, &size)) {
       if (size < kHeaderSize || size > socket->max_message) {
-        int32_t* out = state();
+        int32_t* out = state_;
         uint16_t half[2];
         uint32_t flags;
-        std::memcpy(half, socket->rx->data() + socket->start, sizeof half);
-        std::memcpy(&flags, socket->rx->data() + socket->start + 8, sizeof flags);
+        std::memcpy(half, socket->bytes + socket->start, sizeof half);
+        std::memcpy(&flags, socket->bytes + socket->start + 8, sizeof flags);
         out[kSlotOffset] = static_cast<int32_t>(socket->start);
         out[kSlotId] = half[0];
         out[kSlotCommand] = half[1];
@@ -674,7 +691,7 @@ int EventLoop::ProcessListener(Source* source) {
     do {
       fd = accept4(source->fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     } while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
-    int32_t* out = state();
+    int32_t* out = state_;
     if (fd >= 0) {
       FdBag bag;
       bag.fds[bag.count++] = fd;
@@ -713,7 +730,7 @@ int EventLoop::ProcessCounter(Source* source) {
     ScanMappings();
     return 0;
   }
-  int32_t* out = state();
+  int32_t* out = state_;
   out[kSlotSource] = source->id;
   out[kSlotValueLow] = static_cast<int32_t>(value);
   out[kSlotValueHigh] = static_cast<int32_t>(value >> 32);
@@ -772,9 +789,20 @@ int EventLoop::NextReady() {
 // Waiting.
 
 void EventLoop::OnEvent(Source* source, uint32_t events) {
-  if (source->kind == SourceKind::kBurstTimer) {
-    burst_over_ = true;
-    return;
+  switch (source->kind) {
+    case SourceKind::kBurstTimer:
+      // Else one that an earlier burst did not need.
+      if (burst_timer_armed_) burst_over_ = true;
+      return;
+    case SourceKind::kHostTimer:
+      host_deadline_us_ = -1;
+      host_due_ = true;
+      return;
+    case SourceKind::kHost:
+      host_due_ = true;
+      return;
+    default:
+      break;
   }
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) source->readable = true;
   if (source->kind == SourceKind::kSocket) {
@@ -788,40 +816,39 @@ void EventLoop::OnEvent(Source* source, uint32_t events) {
 // One look at the epoll set. Number of events; 0 also when a signal came.
 int EventLoop::Wait(int64_t timeout_us) {
   struct epoll_event events[kEventsAtOnce];
-  int count;
+  long count;
   stats_.waits++;
   interrupted_ = false;
   if (timeout_us <= 0) {
-    count = epoll_wait(epoll_fd_, events, kEventsAtOnce, timeout_us < 0 ? -1 : 0);
+    count = RawEpollWait(epoll_fd_, events, kEventsAtOnce, timeout_us < 0 ? -1 : 0);
   } else {
     // Microseconds need ppoll: epoll_pwait2 is not everywhere, and forbidden in some containers.
     struct pollfd entry = {epoll_fd_, POLLIN, 0};
     const struct timespec timeout = FromUs(static_cast<uint64_t>(timeout_us));
     count = ppoll(&entry, 1, &timeout, nullptr);
-    if (count > 0) count = epoll_wait(epoll_fd_, events, kEventsAtOnce, 0);
+    if (count > 0) count = RawEpollWait(epoll_fd_, events, kEventsAtOnce, 0);
   }
   if (count < 0) {
     interrupted_ = true;
     return 0;
   }
-  for (int i = 0; i < count; i++) OnEvent(static_cast<Source*>(events[i].data.ptr), events[i].events);
-  return count;
+  for (long i = 0; i < count; i++) OnEvent(static_cast<Source*>(events[i].data.ptr), events[i].events);
+  return static_cast<int>(count);
 }
 
 // Steps.
 
 void EventLoop::CloseLeftovers() {
   if (event_fd_count_ == 0) return;
-  const int32_t* out = reinterpret_cast<const int32_t*>(fds_memory_->data());
   for (int i = 0; i < event_fd_count_; i++) {
     // Overwritten by whoever took it.
-    if (out[i] == event_fds_[i]) close(event_fds_[i]);
+    if (fds_[i] == event_fds_[i]) close(event_fds_[i]);
   }
   event_fd_count_ = 0;
 }
 
 void EventLoop::FlushReply() {
-  int32_t* in = state();
+  int32_t* in = state_;
   const int32_t id = in[kSlotReplySocket];
   if (id < 0) return;
   in[kSlotReplySocket] = -1;
@@ -829,8 +856,7 @@ void EventLoop::FlushReply() {
   const uint32_t length = static_cast<uint32_t>(in[kSlotReplyLength]);
   const uint32_t fd_count = static_cast<uint32_t>(in[kSlotReplyFdCount]);
   if (socket == nullptr || length == 0 || length > options_.max_message || fd_count > kMaxFds) return;
-  const int result =
-      SendTo(socket, tx_memory_->data(), length, reinterpret_cast<const int32_t*>(reply_fds_memory_->data()), fd_count);
+  const int result = SendTo(socket, tx_, length, reply_fds_, fd_count);
   // Nobody hears of a reply that could not be sent: the peer would wait for ever.
   if (result < 0 && socket->error == 0) Fail(socket, -result);
 }
@@ -838,30 +864,34 @@ void EventLoop::FlushReply() {
 void EventLoop::BeginStep() {
   if (options_.measure) {
     const int64_t took = NowUs() - last_event_us_;
-    state()[kSlotHandlerUs] = took > INT32_MAX ? INT32_MAX : static_cast<int32_t>(took);
+    state_[kSlotHandlerUs] = took > INT32_MAX ? INT32_MAX : static_cast<int32_t>(took);
   }
   FlushReply();
   CloseLeftovers();
-  state()[kSlotFdCount] = 0;
-  state()[kSlotTruncated] = 0;
+  state_[kSlotFdCount] = 0;
+  state_[kSlotTruncated] = 0;
   if (FaultGeneration() != fault_generation_) ScanMappings();
 }
 
 int EventLoop::Finish(int event) {
-  state()[kSlotKind] = event;
+  state_[kSlotKind] = event;
   stats_.events++;
+  // The clock is looked at in the first event of a burst, and rarely while messages are dense.
+  if (burst_events_++ == 0 || streak_ < kDenseStreak || burst_events_ % kEventsPerClock == 0 || options_.measure) OnClock();
+  if (burst_events_ >= options_.burst_messages) burst_over_ = true;
+  return event;
+}
+
+void EventLoop::OnClock() {
   const int64_t now = NowUs();
   const int64_t period = now - last_event_us_;
   last_event_us_ = now;
-  if (period > options_.dense_us) {
-    streak_ = 0;
-    dense_ = false;
-  } else if (!dense_ && ++streak_ >= kDenseStreak && options_.dense_us > 0) {
-    dense_ = true;
+  streak_ = period <= options_.dense_us ? std::min(streak_ + 1, kDenseStreak) : 0;
+  if (burst_events_ <= 1) {
+    burst_start_us_ = now;
+  } else if (now - burst_start_us_ >= options_.burst_us) {
+    burst_over_ = true;
   }
-  burst_events_++;
-  if (now - burst_start_us_ >= options_.burst_us || burst_events_ >= options_.burst_messages) burst_over_ = true;
-  return event;
 }
 
 int EventLoop::Step(int64_t timeout_us) {
@@ -878,7 +908,7 @@ int EventLoop::Step(int64_t timeout_us) {
       // Woken by something that has no event of its own: what was written to a peer, a mapping of a closed socket.
     } while (timeout_us != 0);
   }
-  if (event == 0) state()[kSlotKind] = kIdle;
+  if (event == 0) state_[kSlotKind] = kIdle;
   return event;
 }
 
@@ -886,40 +916,59 @@ int EventLoop::StepInBurst() {
   if (closed()) return kIdle;
   if (!in_burst_) return Step(0);
   BeginStep();
-  while (!burst_over_) {
+  while (!burst_over_ && !host_due_) {
     const int event = NextReady();
     if (event != 0) return event;
-    // Promises run when the thread is given back.
-    if (!dense_ || state()[kSlotPending] != 0) {
+    const bool first = burst_events_ == 0;
+    if (!may_wait_) {
       if (burst_polled_) break;
-      // What libuv was woken for.
       burst_polled_ = true;
       Wait(0);
       continue;
     }
-    if (!burst_timer_armed_) {
-      // One timer for the burst instead of a timeout for each wait: arming a timer costs more than the wait.
-      const int64_t left = burst_start_us_ + options_.burst_us - NowUs();
-      if (left <= 0) break;
-      const struct itimerspec spec = TimerSpec(static_cast<uint64_t>(left), 0);
-      if (timerfd_settime(burst_timer_.fd, 0, &spec, nullptr) < 0) break;
-      burst_timer_armed_ = true;
+    if (!first) {
+      // Messages have been handled: what their handlers left to promises runs when the thread is given back, so only dense
+      // traffic is worth a wait, and not a long one.
+      if (streak_ < kDenseStreak || options_.dense_us == 0 || state_[kSlotPending] != 0) break;
+      if (!ArmBurstTimer()) break;
     }
     Wait(-1);
+    if (first) on_wake_(on_wake_argument_);
     if (interrupted_) break;
   }
-  state()[kSlotKind] = kIdle;
+  state_[kSlotKind] = kIdle;
   return kIdle;
 }
 
-void EventLoop::BeginBurst() {
+// One timer for the burst instead of a timeout for each wait: arming a timer and taking it back costs more than the wait.
+bool EventLoop::ArmBurstTimer() {
+  if (burst_timer_armed_) return true;
+  const int64_t left = burst_start_us_ + options_.burst_us - NowUs();
+  if (left <= 0) return false;
+  const struct itimerspec spec = TimerSpec(static_cast<uint64_t>(left), 0);
+  burst_timer_armed_ = timerfd_settime(burst_timer_.fd, 0, &spec, nullptr) == 0;
+  return burst_timer_armed_;
+}
+
+void EventLoop::BeginBurst(bool may_wait, int64_t host_timeout_ms) {
   stats_.bursts++;
   in_burst_ = true;
+  may_wait_ = may_wait && host_.fd >= 0;
+  host_due_ = false;
   burst_polled_ = false;
   burst_timer_armed_ = false;
   burst_over_ = false;
   burst_events_ = 0;
-  burst_start_us_ = NowUs();
+  if (!may_wait_ || host_timeout_ms < 0) return;
+  // Armed again only when the host's next timer is another one; one that is too early only costs a look.
+  const int64_t deadline = NowUs() + host_timeout_ms * 1000;
+  if (host_deadline_us_ >= 0 && host_deadline_us_ <= deadline && deadline - host_deadline_us_ < kTimerSlackUs) return;
+  const struct itimerspec spec = TimerSpec(static_cast<uint64_t>(host_timeout_ms) * 1000, 0);
+  if (timerfd_settime(host_timer_.fd, 0, &spec, nullptr) < 0) {
+    may_wait_ = false;
+    return;
+  }
+  host_deadline_us_ = deadline;
 }
 
 void EventLoop::EndBurst() {
@@ -928,12 +977,7 @@ void EventLoop::EndBurst() {
   // A handler may have returned without another step.
   FlushReply();
   CloseLeftovers();
-  state()[kSlotFdCount] = 0;
-  // While promises are pending libuv waits for the next message: the thread must be free for them, and must not spin.
-  if (dense_ && (state()[kSlotPending] != 0 || NowUs() - last_event_us_ > options_.dense_us)) {
-    dense_ = false;
-    streak_ = 0;
-  }
+  state_[kSlotFdCount] = 0;
 }
 
 }  // namespace vfio

@@ -50,8 +50,14 @@ enum LoopSlot : int {
   kSlotCount = 32,
 };
 
+
 // SCM_MAX_FD of the kernel: descriptors in one message at most.
 constexpr int kMaxFds = 253;
+
+// Layout of the shared words: the state, the descriptors of the current event, those of the pending reply.
+constexpr size_t kSharedFds = kSlotCount;
+constexpr size_t kSharedReplyFds = kSharedFds + kMaxFds;
+constexpr size_t kSharedWords = kSharedReplyFds + kMaxFds;
 constexpr size_t kHeaderSize = 16;
 
 struct LoopOptions {
@@ -75,10 +81,10 @@ struct LoopStats {
 
 // Received descriptors that no event has delivered. Owned: closed or handed on.
 struct FdBag {
-  int fds[kMaxFds];
   int count = 0;
   // Some were lost: the rest is closed, the message says so.
   bool lost = false;
+  int fds[kMaxFds];
 
   bool empty() const { return count == 0 && !lost; }
   void CloseAll();
@@ -97,7 +103,8 @@ struct Chunk {
   FdBag fds;
 };
 
-enum class SourceKind : uint8_t { kSocket, kListener, kEventFd, kTimer, kWake, kPoison, kBurstTimer };
+// kHost is the descriptor of the event loop that runs this one (libuv's), kHostTimer its next timer.
+enum class SourceKind : uint8_t { kSocket, kListener, kEventFd, kTimer, kWake, kPoison, kBurstTimer, kHost, kHostTimer };
 
 struct Source {
   SourceKind kind;
@@ -122,25 +129,29 @@ struct Source {
 };
 
 struct Socket : Source {
-  // Owned reference. Bytes start..end of it are received and not delivered.
-  Memory* rx = nullptr;
+  // What every message touches lies together, the descriptors at the end.
+  bool at_end = false;
+  // Whether `held` or `batch` has something.
+  bool has_fds = false;
+  // The bytes of `rx`: start..end of them are received and not delivered.
+  uint8_t* bytes = nullptr;
   size_t capacity = 0;
   size_t start = 0;
   size_t end = 0;
   size_t max_message = 0;
-  int max_fds = 0;
-  // Descriptors of the incomplete message at `start`, from earlier reads.
-  FdBag held;
-  // Descriptors of the last read: they belong to the message that holds byte `batch_last` of the buffer.
-  FdBag batch;
-  size_t batch_last = 0;
-  bool at_end = false;
   // Owned list.
   Chunk* queue_head = nullptr;
   Chunk* queue_tail = nullptr;
   size_t queued_bytes = 0;
   size_t max_queued = 0;
-  bool wants_out = false;
+  // Owned reference.
+  Memory* rx = nullptr;
+  int max_fds = 0;
+  size_t batch_last = 0;
+  // Descriptors of the incomplete message at `start`, from earlier reads.
+  FdBag held;
+  // Descriptors of the last read: they belong to the message that holds byte `batch_last` of the buffer.
+  FdBag batch;
 };
 
 class EventLoop {
@@ -153,9 +164,7 @@ class EventLoop {
 
   int epoll_fd() const { return epoll_fd_; }
   int wake_fd() const { return wake_.fd; }
-  Memory* state_memory() const { return state_memory_; }
-  Memory* fds_memory() const { return fds_memory_; }
-  Memory* reply_fds_memory() const { return reply_fds_memory_; }
+  Memory* shared_memory() const { return shared_memory_; }
   Memory* tx_memory() const { return tx_memory_; }
   const LoopStats& stats() const { return stats_; }
   bool closed() const { return epoll_fd_ < 0; }
@@ -185,15 +194,24 @@ class EventLoop {
   // MessageLoop.step without a timeout.
   int StepInBurst();
 
-  // Around the calls of StepInBurst that one visit of libuv brings.
-  void BeginBurst();
-  void EndBurst();
-  // Whether the next burst should follow without waiting for the epoll descriptor.
-  bool WantsBurst() const { return dense_ || ready_head_ != nullptr; }
-  // Whether that burst will wait in the loop itself, so that libuv need not watch the epoll descriptor.
-  bool dense() const { return dense_; }
+  // Puts the host loop's descriptor (not owned) into the set, so that a burst may wait here: it ends when the host has
+  // something to do. `on_wake(argument)` is called after a long wait. 0 or -errno.
+  int AttachHost(int fd, void (*on_wake)(void*), void* argument);
+  void DetachHost();
 
-  // Closes all but the four buffers, whose references the destructor drops. Receive buffers are given to `visit`, which
+  // Around the calls of StepInBurst that one visit of the host brings. With `may_wait`, which needs an attached host, the
+  // burst waits for its first event until the host has something to do or `host_timeout_ms` (-1: none) is over.
+  void BeginBurst(bool may_wait, int64_t host_timeout_ms);
+  void EndBurst();
+  // Looks at the kernel; whether there is something for a burst.
+  bool Poll() {
+    Wait(0);
+    return ready();
+  }
+  // Whether a burst has something to do that the epoll descriptor does not tell.
+  bool ready() const { return ready_head_ != nullptr; }
+
+  // Closes all but the two buffers, whose references the destructor drops. Receive buffers are given to `visit`, which
   // releases them. Idempotent.
   template <typename Visit>
   void Close(Visit visit) {
@@ -209,7 +227,6 @@ class EventLoop {
   int Init();
   void CloseOwn();
 
-  int32_t* state() { return reinterpret_cast<int32_t*>(state_memory_->data()); }
   Source* Find(int32_t id) const;
   Socket* FindSocket(int32_t id) const;
   int Add(Source* source, uint32_t events);
@@ -226,6 +243,8 @@ class EventLoop {
   void ScanMappings();
 
   int Finish(int event);
+  void OnClock();
+  bool ArmBurstTimer();
   int NextReady();
   int Process(Source* source);
   int ProcessSocket(Socket* socket);
@@ -247,16 +266,24 @@ class EventLoop {
   void Fail(Socket* socket, int error);
 
   LoopOptions options_;
+  // Parts of shared_memory_, and tx_memory_'s bytes.
+  int32_t* state_ = nullptr;
+  int32_t* fds_ = nullptr;
+  int32_t* reply_fds_ = nullptr;
+  uint8_t* tx_ = nullptr;
   LoopStats stats_;
-  // Owned descriptors: -1 once closed. Those of wake_, poison_ and burst_timer_ are owned through their sources.
+  // Owned descriptors: -1 once closed. Those of the four sources are owned through them.
   int epoll_fd_ = -1;
   Source wake_{SourceKind::kWake};
   Source poison_{SourceKind::kPoison};
   Source burst_timer_{SourceKind::kBurstTimer};
+  Source host_timer_{SourceKind::kHostTimer};
+  // Its descriptor is the host's; -1 while none is attached.
+  Source host_{SourceKind::kHost};
+  void (*on_wake_)(void*) = nullptr;
+  void* on_wake_argument_ = nullptr;
   // Owned references.
-  Memory* state_memory_ = nullptr;
-  Memory* fds_memory_ = nullptr;
-  Memory* reply_fds_memory_ = nullptr;
+  Memory* shared_memory_ = nullptr;
   Memory* tx_memory_ = nullptr;
   // By index; null where free. Owned.
   std::vector<Source*> sources_;
@@ -274,6 +301,9 @@ class EventLoop {
   // The kernel should be asked before the ready list is served again: one source had its turn.
   bool poll_soon_ = false;
   bool in_burst_ = false;
+  bool may_wait_ = false;
+  bool host_due_ = false;
+  int64_t host_deadline_us_ = -1;
   bool burst_polled_ = false;
   bool burst_timer_armed_ = false;
   bool burst_over_ = false;
@@ -281,7 +311,6 @@ class EventLoop {
   int64_t burst_start_us_ = 0;
   int64_t last_event_us_ = 0;
   int streak_ = 0;
-  bool dense_ = false;
   bool interrupted_ = false;
 };
 

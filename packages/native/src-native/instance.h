@@ -4,6 +4,8 @@
 
 #include <napi.h>
 
+#include <vector>
+
 namespace vfio {
 
 class LoopCore;
@@ -15,6 +17,8 @@ struct InstanceData {
   // What the next constructor call takes over. Null at any other time: JavaScript cannot make such an object by itself.
   WatcherCore* next_watcher = nullptr;
   LoopCore* next_loop = nullptr;
+  // Loops that are started in this thread. Not owned: each leaves when it is stopped or closed.
+  std::vector<LoopCore*> started_loops;
 };
 
 // Takes what was laid down for a constructor, or throws a TypeError and answers null.

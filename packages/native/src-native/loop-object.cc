@@ -1,7 +1,15 @@
-// The message loop as a JavaScript object, driven by libuv: a poll handle on the epoll descriptor while messages are rare,
-// an idle handle (and waiting inside the loop) while they are dense.
+// The message loop as a JavaScript object, run by libuv in one of two ways.
+//
+// Hosted, where it is the only started loop of its thread: a prepare handle calls JavaScript in each turn of libuv, and
+// `step` waits inside the loop, whose epoll set holds libuv's own descriptor: it gives the thread back as soon as libuv has
+// something to do. A message then wakes the thread right where it is handled, and what a turn of libuv costs is paid after
+// the reply. The idle handle keeps libuv from waiting itself.
+//
+// Polled, where there are several: none may wait for itself alone, so libuv watches each loop's epoll descriptor.
+#include <algorithm>
 #include <cerrno>
 #include <new>
+#include <vector>
 
 #include "args.h"
 #include "event-loop.h"
@@ -18,37 +26,44 @@ class LoopCore : public UvOwner {
 
   EventLoop* loop() const { return loop_; }
 
-  int Start(napi_value self, napi_value callback) {
+  int Start(napi_value self, napi_value callback, InstanceData* data) {
     if (closed()) return -EBADF;
     if (armed()) return -EALREADY;
     int error = 0;
     if (poll_ == nullptr) poll_ = OpenPoll(loop_->epoll_fd(), &error);
+    if (error == 0 && prepare_ == nullptr) prepare_ = OpenPrepare(&error);
     if (error == 0 && idle_ == nullptr) idle_ = OpenIdle(&error);
     if (error == 0) error = Arm(self, callback);
     if (error < 0) return error;
-    Adjust();
+    data_ = data;
+    data_->started_loops.push_back(this);
+    SetModes(data_);
     return 0;
   }
 
   int Stop() {
     if (!armed()) return 0;
     Disarm();
-    SetPolling(false);
-    SetIdling(false);
+    SetMode(Mode::kStopped);
+    Leave();
     return 0;
   }
 
   // After a call from JavaScript that may have made something ready of which libuv knows nothing.
   void Kick() {
-    if (armed() && !in_burst_ && loop_->WantsBurst()) SetIdling(true);
+    if (mode_ == Mode::kPolled && !in_burst_ && loop_->ready()) SetIdling(true);
   }
 
  protected:
   ~LoopCore() override { delete loop_; }
 
   void OnClose(bool teardown) override {
+    // The handles are closing.
     poll_ = nullptr;
+    prepare_ = nullptr;
     idle_ = nullptr;
+    mode_ = Mode::kStopped;
+    Leave();
     napi_env env = this->env();
     loop_->Close([env, teardown](Memory* rx) {
       // An ending environment detaches what it has left by itself.
@@ -58,43 +73,49 @@ class LoopCore : public UvOwner {
   }
 
  private:
+  enum class Mode { kStopped, kHosted, kPolled };
+
   static LoopCore* Self(uv_handle_s* handle) {
     return static_cast<LoopCore*>(static_cast<UvOwner*>(uv_handle_get_data(handle)));
   }
-  static void OnPoll(uv_handle_s* handle, int status, int events) {
-    static_cast<void>(status);
-    static_cast<void>(events);
-    Self(handle)->RunBurst();
-  }
-  static void OnIdle(uv_handle_s* handle) { Self(handle)->RunBurst(); }
 
-  void RunBurst() {
-    napi_handle_scope scope = nullptr;
-    if (napi_open_handle_scope(env(), &scope) != napi_ok) return;
-    // JavaScript may close the loop.
-    Retain();
-    in_burst_ = true;
-    loop_->BeginBurst();
-    Call(0, nullptr);
-    loop_->EndBurst();
-    in_burst_ = false;
-    if (armed()) Adjust();
-    napi_close_handle_scope(env(), scope);
-    Release();
+  static void SetModes(InstanceData* data) {
+    const bool alone = data->started_loops.size() == 1;
+    // All leave the hosted mode before one is polled: descriptors that watch each other in a ring are refused.
+    if (!alone) {
+      for (LoopCore* core : data->started_loops) {
+        if (core->mode_ == Mode::kHosted) core->SetMode(Mode::kStopped);
+      }
+    }
+    for (LoopCore* core : data->started_loops) core->SetMode(alone ? Mode::kHosted : Mode::kPolled);
   }
 
-  void Adjust() {
-    SetIdling(loop_->WantsBurst());
-    SetPolling(!loop_->dense());
+  void Leave() {
+    if (data_ == nullptr) return;
+    std::vector<LoopCore*>* started = &data_->started_loops;
+    started->erase(std::remove(started->begin(), started->end(), this), started->end());
+    SetModes(data_);
+    data_ = nullptr;
   }
 
-  void SetPolling(bool on) {
-    if (on == polling_ || poll_ == nullptr) return;
-    polling_ = on;
-    if (on) {
+  void SetMode(Mode mode) {
+    if (mode == mode_) return;
+    if (mode_ == Mode::kPolled) uv_poll_stop(poll_);
+    if (mode_ == Mode::kHosted) {
+      uv_prepare_stop(prepare_);
+      loop_->DetachHost();
+    }
+    SetIdling(false);
+    mode_ = mode;
+    if (mode == Mode::kHosted) {
+      uv_loop_ = Loop();
+      // Cannot fail but for a lack of memory; the loop is then served without waiting in it.
+      if (loop_->AttachHost(uv_backend_fd(uv_loop_), OnWake, uv_loop_) < 0) mode_ = Mode::kPolled;
+    }
+    if (mode_ == Mode::kHosted) uv_prepare_start(prepare_, OnPrepare);
+    if (mode_ == Mode::kPolled) {
       uv_poll_start(poll_, kUvReadable, OnPoll);
-    } else {
-      uv_poll_stop(poll_);
+      Kick();
     }
   }
 
@@ -108,12 +129,58 @@ class LoopCore : public UvOwner {
     }
   }
 
+  // libuv's clock stood still while a burst waited.
+  static void OnWake(void* uv_loop) { uv_update_time(static_cast<uv_loop_s*>(uv_loop)); }
+
+  static void OnPrepare(uv_handle_s* handle) {
+    LoopCore* core = Self(handle);
+    // 0 where libuv has something to do, which includes descriptors that it has not yet told the kernel of.
+    const int timeout = uv_backend_timeout(core->uv_loop_);
+    core->Retain();
+    if (timeout != 0 || core->loop_->Poll()) core->RunBurst(timeout != 0, timeout);
+    // libuv looks and does not wait: that is the next burst's part.
+    if (core->mode_ == Mode::kHosted) core->SetIdling(true);
+    core->Release();
+  }
+
+  static void OnIdle(uv_handle_s* handle) {
+    LoopCore* core = Self(handle);
+    core->SetIdling(false);
+    // Hosted: it was only there to keep libuv awake.
+    if (core->mode_ == Mode::kPolled) core->RunBurst(false, -1);
+  }
+
+  static void OnPoll(uv_handle_s* handle, int status, int events) {
+    static_cast<void>(status);
+    static_cast<void>(events);
+    Self(handle)->RunBurst(false, -1);
+  }
+
+  void RunBurst(bool may_wait, int timeout) {
+    napi_handle_scope scope = nullptr;
+    if (napi_open_handle_scope(env(), &scope) != napi_ok) return;
+    // JavaScript may close the loop.
+    Retain();
+    in_burst_ = true;
+    loop_->BeginBurst(may_wait, timeout);
+    Call(0, nullptr);
+    loop_->EndBurst();
+    in_burst_ = false;
+    Kick();
+    napi_close_handle_scope(env(), scope);
+    Release();
+  }
+
   // Owned.
   EventLoop* loop_;
   // Owned by UvOwner.
   uv_handle_s* poll_ = nullptr;
+  uv_handle_s* prepare_ = nullptr;
   uv_handle_s* idle_ = nullptr;
-  bool polling_ = false;
+  // The environment's; not null while started.
+  InstanceData* data_ = nullptr;
+  uv_loop_s* uv_loop_ = nullptr;
+  Mode mode_ = Mode::kStopped;
   bool idling_ = false;
   bool in_burst_ = false;
 };
@@ -127,19 +194,16 @@ napi_value Step(napi_env env, napi_callback_info info) {
   void* data = nullptr;
   if (napi_get_cb_info(env, info, &count, &argument, nullptr, &data) != napi_ok) return nullptr;
   EventLoop* loop = static_cast<LoopCore*>(data)->loop();
-  int event;
   double timeout = 0;
   if (count == 0) {
-    event = loop->StepInBurst();
+    loop->StepInBurst();
   } else if (napi_get_value_double(env, argument, &timeout) == napi_ok) {
     // 100 years at most; NaN does not wait.
-    event = loop->Step(timeout < 0 ? -1 : timeout <= 3.2e15 ? static_cast<int64_t>(timeout) : 0);
+    loop->Step(timeout < 0 ? -1 : timeout <= 3.2e15 ? static_cast<int64_t>(timeout) : 0);
   } else {
-    event = loop->StepInBurst();
+    loop->StepInBurst();
   }
-  napi_value result = nullptr;
-  napi_create_int32(env, event, &result);
-  return result;
+  return nullptr;
 }
 
 void ReleaseStep(napi_env env, void* data, void* hint) {
@@ -288,7 +352,7 @@ class LoopObject : public Napi::ObjectWrap<LoopObject> {
   }
   Napi::Value Start(const Napi::CallbackInfo& info) {
     if (info.Length() < 1 || !info[0].IsFunction()) return Result(info, -EINVAL);
-    return Result(info, core_->Start(info.This(), info[0]));
+    return Result(info, core_->Start(info.This(), info[0], info.Env().GetInstanceData<InstanceData>()));
   }
   Napi::Value Stop(const Napi::CallbackInfo& info) { return Result(info, core_->Stop()); }
   void Ref(const Napi::CallbackInfo&) { core_->SetRef(true); }
@@ -310,7 +374,7 @@ class LoopObject : public Napi::ObjectWrap<LoopObject> {
     if (!core_->closed()) {
       EventLoop* loop = core_->loop();
       core_->Close();
-      for (Memory* memory : {loop->fds_memory(), loop->reply_fds_memory(), loop->tx_memory()}) memory->Unmap(info.Env());
+      loop->tx_memory()->Unmap(info.Env());
     }
   }
 
@@ -326,10 +390,7 @@ int Fill(napi_env env, Napi::Object object, LoopCore* core) {
   const struct {
     const char* name;
     Memory* memory;
-  } buffers[] = {{"state", loop->state_memory()},
-                 {"fds", loop->fds_memory()},
-                 {"replyFds", loop->reply_fds_memory()},
-                 {"tx", loop->tx_memory()}};
+  } buffers[] = {{"shared", loop->shared_memory()}, {"tx", loop->tx_memory()}};
   for (const auto& entry : buffers) {
     napi_value buffer = entry.memory->ToArrayBuffer(env);
     if (buffer == nullptr) return -ENOTSUP;

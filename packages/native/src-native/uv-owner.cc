@@ -10,54 +10,49 @@ namespace {
 // Places in libuv's list of handle types; compared with the names that libuv gives them before use.
 constexpr int kUvIdle = 6;
 constexpr int kUvPoll = 8;
+constexpr int kUvPrepare = 9;
 }  // namespace
 
-uv_handle_s* UvOwner::Open(int type, const char* name, int* error) {
+uv_loop_s* UvOwner::Loop() const {
+  uv_loop_s* loop = nullptr;
+  return napi_get_uv_event_loop(env_, &loop) == napi_ok ? loop : nullptr;
+}
+
+template <typename Init>
+uv_handle_s* UvOwner::Open(int type, const char* name, int* error, Init init) {
   const char* found = uv_handle_type_name(type);
-  if (closed_ || found == nullptr || std::strcmp(found, name) != 0) {
-    *error = closed_ ? -EBADF : -ENOSYS;
+  uv_loop_s* loop = Loop();
+  *error = -ENOMEM;
+  if (closed_) {
+    *error = -EBADF;
     return nullptr;
   }
-  if (hook_ == nullptr && napi_add_async_cleanup_hook(env_, OnTeardown, this, &hook_) != napi_ok) {
-    *error = -ENOMEM;
+  if (loop == nullptr || found == nullptr || std::strcmp(found, name) != 0) {
+    *error = -ENOSYS;
     return nullptr;
   }
+  if (hook_ == nullptr && napi_add_async_cleanup_hook(env_, OnTeardown, this, &hook_) != napi_ok) return nullptr;
   uv_handle_s* handle = static_cast<uv_handle_s*>(std::calloc(1, uv_handle_size(type)));
-  if (handle == nullptr) *error = -ENOMEM;
+  if (handle == nullptr) return nullptr;
+  *error = init(loop, handle);
+  if (*error < 0) {
+    std::free(handle);
+    return nullptr;
+  }
+  uv_handle_set_data(handle, this);
+  if (!referenced_) uv_unref(handle);
+  handles_[open_handles_++] = handle;
+  Retain();
   return handle;
 }
 
 uv_handle_s* UvOwner::OpenPoll(int fd, int* error) {
-  uv_loop_s* loop = nullptr;
-  uv_handle_s* handle = Open(kUvPoll, "poll", error);
-  if (handle == nullptr) return nullptr;
-  *error = napi_get_uv_event_loop(env_, &loop) == napi_ok ? uv_poll_init(loop, handle, fd) : -ENOSYS;
-  if (*error < 0) {
-    std::free(handle);
-    return nullptr;
-  }
-  uv_handle_set_data(handle, this);
-  if (!referenced_) uv_unref(handle);
-  handles_[open_handles_++] = handle;
-  Retain();
-  return handle;
+  return Open(kUvPoll, "poll", error, [fd](uv_loop_s* loop, uv_handle_s* handle) { return uv_poll_init(loop, handle, fd); });
 }
 
-uv_handle_s* UvOwner::OpenIdle(int* error) {
-  uv_loop_s* loop = nullptr;
-  uv_handle_s* handle = Open(kUvIdle, "idle", error);
-  if (handle == nullptr) return nullptr;
-  *error = napi_get_uv_event_loop(env_, &loop) == napi_ok ? uv_idle_init(loop, handle) : -ENOSYS;
-  if (*error < 0) {
-    std::free(handle);
-    return nullptr;
-  }
-  uv_handle_set_data(handle, this);
-  if (!referenced_) uv_unref(handle);
-  handles_[open_handles_++] = handle;
-  Retain();
-  return handle;
-}
+uv_handle_s* UvOwner::OpenPrepare(int* error) { return Open(kUvPrepare, "prepare", error, uv_prepare_init); }
+
+uv_handle_s* UvOwner::OpenIdle(int* error) { return Open(kUvIdle, "idle", error, uv_idle_init); }
 
 void UvOwner::SetRef(bool on) {
   referenced_ = on;

@@ -19,9 +19,15 @@ void uv_unref(struct uv_handle_s* handle);
 int uv_poll_init(struct uv_loop_s* loop, struct uv_handle_s* handle, int fd);
 int uv_poll_start(struct uv_handle_s* handle, int events, void (*callback)(struct uv_handle_s*, int status, int events));
 int uv_poll_stop(struct uv_handle_s* handle);
+int uv_prepare_init(struct uv_loop_s* loop, struct uv_handle_s* handle);
+int uv_prepare_start(struct uv_handle_s* handle, void (*callback)(struct uv_handle_s*));
+int uv_prepare_stop(struct uv_handle_s* handle);
 int uv_idle_init(struct uv_loop_s* loop, struct uv_handle_s* handle);
 int uv_idle_start(struct uv_handle_s* handle, void (*callback)(struct uv_handle_s*));
 int uv_idle_stop(struct uv_handle_s* handle);
+int uv_backend_fd(const struct uv_loop_s* loop);
+int uv_backend_timeout(const struct uv_loop_s* loop);
+void uv_update_time(struct uv_loop_s* loop);
 }
 
 namespace vfio {
@@ -52,8 +58,11 @@ class UvOwner {
   // Ends everything but the handles. `teardown`: the environment ends, JavaScript cannot be touched.
   virtual void OnClose(bool teardown) = 0;
 
-  // Opens a poll handle on `fd` or an idle handle; null and *error on failure. The owner closes it.
+  // libuv's loop of this environment; null on failure.
+  uv_loop_s* Loop() const;
+  // Opens a poll handle on `fd`, a prepare or an idle handle; null and *error on failure. The owner closes it.
   uv_handle_s* OpenPoll(int fd, int* error);
+  uv_handle_s* OpenPrepare(int* error);
   uv_handle_s* OpenIdle(int* error);
 
   // Remembers `callback` and keeps `self` from being collected, until Disarm().
@@ -64,7 +73,8 @@ class UvOwner {
   void Call(size_t count, const napi_value* arguments);
 
  private:
-  uv_handle_s* Open(int type, const char* name, int* error);
+  template <typename Init>
+  uv_handle_s* Open(int type, const char* name, int* error, Init init);
   void CloseOnce(bool teardown);
   void RemoveHook();
   static void OnHandleClosed(uv_handle_s* handle);
@@ -74,8 +84,8 @@ class UvOwner {
   int references_ = 1;
   bool closed_ = false;
   bool referenced_ = true;
-  // Owned; freed in OnHandleClosed. A loop needs two.
-  uv_handle_s* handles_[2] = {nullptr, nullptr};
+  // Owned; freed in OnHandleClosed. A loop needs three.
+  uv_handle_s* handles_[3] = {nullptr, nullptr, nullptr};
   int open_handles_ = 0;
   napi_async_cleanup_hook_handle hook_ = nullptr;
   // Owned, strong.

@@ -23,16 +23,12 @@ export interface NativeWatcher {
 
 /** The addon's half of a `MessageLoop`; see loop.ts for the meaning of each call. */
 export interface NativeLoop {
-  /** Words shared with `step`: see LOOP_SLOT. */
-  readonly state: ArrayBuffer;
-  /** Received descriptors of the current event. */
-  readonly fds: ArrayBuffer;
-  /** Descriptors that go with the pending reply. */
-  readonly replyFds: ArrayBuffer;
+  /** Words shared with `step`: 32 of state (LOOP_SLOT), 253 received descriptors, 253 descriptors for the reply. */
+  readonly shared: ArrayBuffer;
   /** Where replies are built. */
   readonly tx: ArrayBuffer;
-  /** A bound function: needs no `this`. */
-  readonly step: (timeoutUs?: number) => number;
+  /** A bound function: needs no `this`. The event's kind is the first word of `shared`. */
+  readonly step: { (): void; (timeoutUs: number): void };
   addSocket(fd: number, maxMessage: number, maxFds: number, maxQueued: number): number;
   addListener(fd: number): number;
   addEventFd(fd: number): number;

@@ -1,6 +1,7 @@
 import { hex, VfioError } from '@vfio/uapi';
 import { type NativeLoop, nativeBinding } from './binding.js';
 import type { Mapping } from './mapping.js';
+import { SCM_MAX_FD } from './socket.js';
 import { checked, syscallError } from './syscall-error.js';
 
 /** What {@link MessageLoop.step} answers. */
@@ -67,6 +68,9 @@ export const LOOP_SLOT = {
   /** Microseconds that the handler of the event before this one took; only with `measureHandlers`. */
   HANDLER_US: 16,
 } as const;
+
+/** Words of the state; LOOP_SLOT names those in use. */
+const STATE_WORDS = 32;
 
 /** Options of {@link MessageLoop}. */
 export interface MessageLoopOptions {
@@ -163,12 +167,19 @@ export class MessageLoop {
     if (typeof native === 'number') throw syscallError('epoll_create1', native, 'message loop');
     this.#native = native;
     this.#maxMessageSize = maxMessageSize;
-    this.state = new Int32Array(native.state);
-    this.fds = new Int32Array(native.fds);
-    this.replyFds = new Int32Array(native.replyFds);
+    const state = new Int32Array(native.shared, 0, STATE_WORDS);
+    this.state = state;
+    this.fds = new Int32Array(native.shared, STATE_WORDS * 4, SCM_MAX_FD);
+    this.replyFds = new Int32Array(native.shared, (STATE_WORDS + SCM_MAX_FD) * 4, SCM_MAX_FD);
     this.tx = new Uint8Array(native.tx);
     this.txView = new DataView(native.tx);
-    this.step = native.step;
+    const { step } = native;
+    // The kind is read from the shared words: a result through Node-API costs more.
+    this.step = (timeoutUs) => {
+      if (timeoutUs === undefined) step();
+      else step(timeoutUs);
+      return state[LOOP_SLOT.KIND] as number;
+    };
   }
 
   get isClosed(): boolean {

@@ -1,4 +1,5 @@
 import { constants } from 'node:buffer';
+import { markAsUntransferable } from 'node:worker_threads';
 import { errnoError, hex } from '@vfio/uapi';
 import { type NativeMappingHandle, nativeBinding } from './binding.js';
 import { statFd } from './fd.js';
@@ -38,6 +39,8 @@ export class Mapping {
   constructor(handle: NativeMappingHandle, start = 0, length: number = handle.buffer.byteLength - start) {
     this.handle = handle;
     this.buffer = handle.buffer;
+    // Another thread would hold it beyond unmap(). Node 20 copies such a buffer, newer versions refuse to transfer it.
+    markAsUntransferable(this.buffer);
     this.length = length;
     this.bytes = new Uint8Array(this.buffer, start, length);
   }
