@@ -30,6 +30,7 @@ export * from './ops.js';
 export * from './ops-registry.js';
 export * from './params.js';
 export * from './pci-caps.js';
+export * from './range.js';
 export * from './region-io.js';
 export * from './reset.js';
 export * from './set-irqs.js';
