@@ -1,4 +1,4 @@
 import { defineConfig } from 'tsup';
 import { base } from '../../tsup.config.base.ts';
 
-export default defineConfig({ ...base, entry: ['src/index.ts', 'src/node.ts'] });
+export default defineConfig({ ...base, entry: { index: 'src/index.ts', 'node/index': 'src/node/index.ts' } });

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { NvmeController, type NvmePersistence } from '../src/index.js';
-import { FileStore, filePersistence } from '../src/node.js';
+import { FileStore, filePersistence } from '../src/node/index.js';
 import { pattern } from './helpers/nvme-driver.js';
 import { MIB, nvme } from './helpers/nvme-setup.js';
 import { manualHost } from './helpers/setup.js';

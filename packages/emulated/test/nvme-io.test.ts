@@ -69,6 +69,34 @@ describe.each([false, true])('memory reached by messages: %s', (remote) => {
     expect(driver.bytes(last + tail, 1)[0]).toBe(0xee);
   });
 
+  test.each([1, 2, 3].flatMap((room) => [0, 1, 2].map((more) => [room, Math.max(2, room + more)] as const)))(
+    'a list with room for %i entries that has to name %i pages continues exactly where it must',
+    async (room, count) => {
+      const { driver, memory } = nvme({}, { remote });
+      await driver.start();
+      const data = pattern((count + 1) * PAGE, 4);
+      const pages = Array.from({ length: count + 1 }, () => driver.allocate()).reverse();
+      for (const [i, page] of pages.entries()) driver.bytes(page, PAGE).set(data.subarray(i * PAGE, (i + 1) * PAGE));
+      const first = driver.allocate();
+      // What lies behind the list's page must not be taken for entries.
+      driver.bytes(driver.allocate(), PAGE).fill(0xff);
+      const next = driver.allocate();
+      let at = first + PAGE - 8 * room;
+      const prp2 = at;
+      for (const [i, page] of pages.slice(1).entries()) {
+        if (at === first + PAGE - 8 && i < count - 1) {
+          memory.view32.setBigUint64(at, BigInt(next), true);
+          at = next;
+        }
+        memory.view32.setBigUint64(at, BigInt(page), true);
+        at += 8;
+      }
+      const dwords = { 12: data.length / 512 - 1 };
+      expect(await driver.io({ opcode: IO.WRITE, prp1: pages[0] ?? 0, prp2, dwords })).toMatchObject({ status: 0 });
+      expect(same((await driver.read(0, data.length)).data, data)).toBe(true);
+    },
+  );
+
   test.each<[string, CommandFields, number]>([
     ['PRP 1 that is not a dword', { opcode: IO.READ, prp1: 0x100002 }, 0x13],
     ['PRP 2 inside a page', { opcode: IO.READ, prp1: 0x100000, prp2: 0x200008, dwords: { 12: 15 } }, 0x13],

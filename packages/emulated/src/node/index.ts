@@ -16,8 +16,8 @@ import {
   writeSync,
 } from 'node:fs';
 import { errnoError, hex, VfioError } from '@vfio/uapi';
-import type { NvmePersistence, NvmePersistentState } from './devices/nvme/health.js';
-import type { BlockStore } from './devices/nvme/store.js';
+import type { NvmePersistence, NvmePersistentState } from '../devices/nvme/health.js';
+import type { BlockStore } from '../devices/nvme/store.js';
 
 /** Parts of a file that are known to be holes need no zeros written into them. */
 const EXTENT = 0x100000;
