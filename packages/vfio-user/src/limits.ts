@@ -2,7 +2,7 @@
  * Every limit of this implementation in one place, each with the reason for its value. What a peer sends is compared
  * with these before anything is allocated for it.
  */
-import { VFIO_USER_HEADER_SIZE, VFIO_USER_MULTI_DATA } from '@vfio/uapi';
+import { VFIO_USER_HEADER_SIZE } from '@vfio/uapi';
 
 /** Bytes of data in one message that this side takes and sends: what the specification assumes where nothing is said,
  * and what QEMU and libvfio-user use. It must hold a whole ROM (QEMU reads one in a single message). */
@@ -47,9 +47,6 @@ export const DMA_PAGE_SIZE = 4096;
 
 /** Vectors in one SET_IRQS: the size of the largest MSI-X table. */
 export const MAX_IRQ_COUNT = 2048;
-
-/** Writes of one REGION_WRITE_MULTI: what fits in a message; QEMU sends at most 200. */
-export const MAX_MULTI_WRITES = Math.floor(MAX_DATA_XFER_SIZE / (16 + VFIO_USER_MULTI_DATA));
 
 /** Messages that wait behind an operation which has not ended, before the socket is left unread. QEMU has one awaited
  * message open and posts up to 1024 writes before it gathers them into REGION_WRITE_MULTI. */
