@@ -15,31 +15,57 @@ import {
 /** As many capabilities as fit behind the header, so that a chain that loops ends. */
 const MAX_CAPS = 48;
 
-/**
- * Makes a function's registers answer, whatever its last user left: power state D0, memory decode on, bus mastering off
- * so that nothing it was told to do reaches memory any more, INTx off.
- */
-export async function quiesce(dev: VfioPciCoreDevice, base: VfioDeviceOps): Promise<void> {
-  const bytes = new Uint8Array(2);
-  const read = (offset: number, width: 1 | 2): number => {
-    const part = bytes.subarray(0, width);
-    base.read(dev, VFIO_PCI_CONFIG_REGION_INDEX, offset, part);
-    return width === 1 ? (part[0] ?? 0) : (part[0] ?? 0) | ((part[1] ?? 0) << 8);
-  };
-  const write = async (offset: number, value: number): Promise<void> => {
-    await base.write(dev, VFIO_PCI_CONFIG_REGION_INDEX, offset, Uint8Array.of(value & 0xff, value >>> 8));
-  };
+/** Config space of one function, as its user sees it. */
+export class Config {
+  readonly #dev: VfioPciCoreDevice;
+  readonly #base: VfioDeviceOps;
 
-  if ((read(PCI_STATUS, 2) & PCI_STATUS_CAP_LIST) !== 0) {
-    let at = read(PCI_CAPABILITY_LIST, 1) & ~3;
-    for (let n = 0; n < MAX_CAPS && at >= 0x40; n++) {
-      if (read(at, 1) === PCI_CAP_ID_PM) {
-        const control = read(at + PCI_PM_CTRL, 2);
-        if ((control & PCI_PM_CTRL_STATE_MASK) !== 0) await write(at + PCI_PM_CTRL, control & ~PCI_PM_CTRL_STATE_MASK);
-        break;
-      }
-      at = read(at + 1, 1) & ~3;
-    }
+  constructor(dev: VfioPciCoreDevice, base: VfioDeviceOps) {
+    this.#dev = dev;
+    this.#base = base;
   }
-  await write(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_INTX_DISABLE);
+
+  get command(): number {
+    return this.#read(PCI_COMMAND, 2);
+  }
+
+  async setCommand(value: number): Promise<void> {
+    await this.#write(PCI_COMMAND, value);
+  }
+
+  /**
+   * Makes the function's registers answer, whatever its last user left: nothing that it was told to do reaches memory
+   * any more and no line is asserted, then power state D0 and memory decode.
+   */
+  async quiesce(): Promise<void> {
+    await this.setCommand(PCI_COMMAND_INTX_DISABLE);
+    const control = this.#powerControl();
+    if (control !== 0) {
+      const value = this.#read(control, 2);
+      if ((value & PCI_PM_CTRL_STATE_MASK) !== 0) await this.#write(control, value & ~PCI_PM_CTRL_STATE_MASK);
+    }
+    await this.setCommand(PCI_COMMAND_INTX_DISABLE | PCI_COMMAND_MEMORY);
+  }
+
+  /** Offset of PMCSR; 0 where there is no power management. */
+  #powerControl(): number {
+    if ((this.#read(PCI_STATUS, 2) & PCI_STATUS_CAP_LIST) === 0) return 0;
+    let at = this.#read(PCI_CAPABILITY_LIST, 1) & ~3;
+    for (let n = 0; n < MAX_CAPS && at >= 0x40; n++) {
+      if (this.#read(at, 1) === PCI_CAP_ID_PM) return at + PCI_PM_CTRL;
+      at = this.#read(at + 1, 1) & ~3;
+    }
+    return 0;
+  }
+
+  #read(offset: number, width: 1 | 2): number {
+    const bytes = new Uint8Array(2);
+    this.#base.read(this.#dev, VFIO_PCI_CONFIG_REGION_INDEX, offset, bytes.subarray(0, width));
+    return (bytes[0] ?? 0) | ((bytes[1] ?? 0) << 8);
+  }
+
+  async #write(offset: number, value: number): Promise<void> {
+    const bytes = Uint8Array.of(value & 0xff, value >>> 8);
+    await this.#base.write(this.#dev, VFIO_PCI_CONFIG_REGION_INDEX, offset, bytes);
+  }
 }

@@ -1,7 +1,9 @@
 import type { VfioDeviceOps, VfioPciCoreDevice } from '@vfio/core';
 import { errnoError, hex, VFIO_PCI_BAR0_REGION_INDEX } from '@vfio/uapi';
 import {
+  NVME_CAP_HIGH_CSS_NVM,
   NVME_CAP_TO_UNIT_MS,
+  NVME_CC_CSS_ADMIN,
   NVME_CC_EN,
   NVME_CC_IOCQES,
   NVME_CC_IOSQES,
@@ -21,9 +23,6 @@ import {
   NVME_REG_CSTS,
 } from './registers.js';
 
-/** How long a controller may take to write its cache back, as Linux's nvme driver waits (its `shutdown_timeout`). */
-export const SHUTDOWN_TIMEOUT_MS = 5000;
-
 /** Between two looks at a status that takes longer than a moment. */
 const POLL_MS = 2;
 
@@ -31,6 +30,9 @@ const POLL_MS = 2;
 const ALL_ONES = 0xffffffff;
 
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+const isShutDown = (csts: number): boolean =>
+  (csts & (NVME_CSTS_SHST_MASK | NVME_CSTS_CFS)) === NVME_CSTS_SHST_COMPLETE;
 
 /** The registers of one controller, reached through the ops that the driver stands on: hardware, the kernel or a peer. */
 export class Controller {
@@ -45,43 +47,59 @@ export class Controller {
   }
 
   /**
-   * Takes the controller from whatever state it was left in to disabled (CC.EN and CSTS.RDY 0).
+   * Takes the controller from whatever state it was left in to disabled (CC.EN and CSTS.RDY 0). This is a controller
+   * reset: it ends the fatal state too, and keeps the volatile write cache.
    *
    * @throws EIO where it is gone or does not get there within its own time-out (CAP.TO).
    */
   async disable(): Promise<void> {
+    const timeoutMs = await this.#readyTimeout();
     const cc = await this.#read(NVME_REG_CC);
-    // A shutdown that was asked for stays asked for until CC is written without it (3.1.5).
+    // What comes of clearing EN before the controller has become ready is undefined (3.1.5). One that never does is
+    // told all the same: nothing else is left to try.
+    if ((cc & NVME_CC_EN) !== 0)
+      await this.#reaches((csts) => (csts & (NVME_CSTS_RDY | NVME_CSTS_CFS)) !== 0, timeoutMs);
     if ((cc & (NVME_CC_EN | NVME_CC_SHN_MASK)) !== 0)
       await this.#write(NVME_REG_CC, cc & ~(NVME_CC_EN | NVME_CC_SHN_MASK));
-    await this.#until((csts) => (csts & NVME_CSTS_RDY) === 0, await this.#readyTimeout(), 'disable');
+    await this.#until((csts) => (csts & (NVME_CSTS_RDY | NVME_CSTS_CFS)) === 0, timeoutMs, 'become disabled');
   }
 
   /**
    * Shuts the controller down in order: after it nothing that a user was told is written is only in a volatile cache.
    * Does no DMA. Nothing is done where the user has shut it down already.
    *
-   * @throws EIO where the controller is gone, in fatal state, or does not end in time.
+   * @throws EIO where the controller is gone, stays in fatal state, or does not end in time.
    */
-  async shutdown(): Promise<void> {
-    const csts = await this.#status();
+  async shutdown(timeoutMs: number): Promise<void> {
+    if (isShutDown(await this.#read(NVME_REG_CSTS))) return;
+    const isEnabled = ((await this.#read(NVME_REG_CC)) & NVME_CC_EN) !== 0;
+    // Completions of what was under way have nowhere to go any more, which a controller may take for fatal: then, and
+    // where it is disabled with its last user's data still in its cache, a fresh start meets no command.
+    if (isEnabled && (await this.#notify(timeoutMs))) return;
+    await this.#enableIdle();
+    if (!(await this.#notify(timeoutMs))) throw this.#error('the controller fell into fatal state in its shutdown');
+  }
+
+  /** Gives the shutdown notification, unless the user did, and waits for its end; false where that is the fatal state. */
+  async #notify(timeoutMs: number): Promise<boolean> {
+    const csts = await this.#until(
+      (now) => (now & (NVME_CSTS_RDY | NVME_CSTS_CFS)) !== 0,
+      await this.#readyTimeout(),
+      'become ready',
+    );
+    if ((csts & NVME_CSTS_CFS) !== 0) return false;
     if ((csts & NVME_CSTS_SHST_MASK) === 0) {
       const cc = await this.#read(NVME_REG_CC);
-      if ((cc & NVME_CC_EN) === 0) await this.#enableIdle();
-      else await this.#until((now) => (now & NVME_CSTS_RDY) !== 0, await this.#readyTimeout(), 'become ready');
-      await this.#write(NVME_REG_CC, ((await this.#read(NVME_REG_CC)) & ~NVME_CC_SHN_MASK) | NVME_CC_SHN_NORMAL);
+      await this.#write(NVME_REG_CC, (cc & ~NVME_CC_SHN_MASK) | NVME_CC_SHN_NORMAL);
     }
-    await this.#until(
-      (now) => (now & NVME_CSTS_SHST_MASK) === NVME_CSTS_SHST_COMPLETE,
-      SHUTDOWN_TIMEOUT_MS,
-      'end its shutdown',
+    return isShutDown(
+      await this.#until((now) => isShutDown(now) || (now & NVME_CSTS_CFS) !== 0, timeoutMs, 'end its shutdown'),
     );
   }
 
   /**
-   * A disabled controller may still hold its last user's data in its cache, and takes no shutdown notice while disabled
-   * (CC.SHN has a meaning only between enabling and reset, 7.6.2). It is enabled with admin queues that nobody rings, so
-   * that it touches no memory.
+   * A disabled controller takes no shutdown notification (CC.SHN has a meaning only between enabling and reset, 7.6.2).
+   * It is enabled with admin queues that nobody rings, so that it touches no memory.
    */
   async #enableIdle(): Promise<void> {
     await this.disable();
@@ -90,9 +108,10 @@ export class Controller {
       await this.#write(register, 0);
       await this.#write(register + 4, 0);
     }
-    const smallestPage = ((await this.#read(NVME_REG_CAP_HIGH)) >>> 16) & 0xf;
-    await this.#write(NVME_REG_CC, NVME_CC_IOCQES | NVME_CC_IOSQES | (smallestPage << NVME_CC_MPS_SHIFT) | NVME_CC_EN);
-    await this.#until((csts) => (csts & NVME_CSTS_RDY) !== 0, await this.#readyTimeout(), 'become ready');
+    const capabilities = await this.#read(NVME_REG_CAP_HIGH);
+    const commandSet = (capabilities & NVME_CAP_HIGH_CSS_NVM) !== 0 ? 0 : NVME_CC_CSS_ADMIN;
+    const smallestPage = ((capabilities >>> 16) & 0xf) << NVME_CC_MPS_SHIFT;
+    await this.#write(NVME_REG_CC, NVME_CC_IOCQES | NVME_CC_IOSQES | smallestPage | commandSet | NVME_CC_EN);
   }
 
   async #readyTimeout(): Promise<number> {
@@ -100,26 +119,28 @@ export class Controller {
     return Math.max(timeouts, 1) * NVME_CAP_TO_UNIT_MS;
   }
 
-  async #until(reached: (csts: number) => boolean, timeoutMs: number, what: string): Promise<void> {
-    const end = Date.now() + timeoutMs;
+  /** Waits for a status, which is returned. @throws EIO when the time is up. */
+  async #until(reached: (csts: number) => boolean, timeoutMs: number, what: string): Promise<number> {
+    const csts = await this.#reaches(reached, timeoutMs);
+    if (reached(csts)) return csts;
+    const state = (csts & NVME_CSTS_CFS) !== 0 ? 'in fatal state, ' : '';
+    throw this.#error(`the controller did not ${what} within ${timeoutMs} ms (${state}CSTS ${hex(csts)})`);
+  }
+
+  /** Waits for a status, or until the time is up; gives the last one that was seen. */
+  async #reaches(reached: (csts: number) => boolean, timeoutMs: number): Promise<number> {
+    const end = performance.now() + timeoutMs;
     for (;;) {
-      const csts = await this.#status();
-      if (reached(csts)) return;
-      if (Date.now() >= end)
-        throw this.#error(`the controller did not ${what} within ${timeoutMs} ms (CSTS ${hex(csts)})`);
+      const isLast = performance.now() >= end;
+      const csts = await this.#read(NVME_REG_CSTS);
+      if (isLast || reached(csts)) return csts;
       await sleep(POLL_MS);
     }
   }
 
-  async #status(): Promise<number> {
-    const csts = await this.#read(NVME_REG_CSTS);
-    if ((csts & NVME_CSTS_CFS) !== 0)
-      throw this.#error(`the controller is in fatal state (CSTS ${hex(csts)}), only a reset helps`);
-    return csts;
-  }
-
   async #read(register: number): Promise<number> {
-    await this.#base.read(this.#dev, VFIO_PCI_BAR0_REGION_INDEX, register, this.#bytes);
+    const done = await this.#base.read(this.#dev, VFIO_PCI_BAR0_REGION_INDEX, register, this.#bytes);
+    if (done !== this.#bytes.length) throw this.#error(`register ${hex(register)} is past the end of BAR 0`);
     const value = this.#view.getUint32(0, true);
     if (value === ALL_ONES) throw this.#error(`register ${hex(register)} reads all ones: the controller is gone`);
     return value;

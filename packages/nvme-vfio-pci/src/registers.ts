@@ -3,7 +3,7 @@
  * touches that takes a controller down in order.
  */
 
-/** Controller Capabilities, low half: MQES 15:0, TO 31:24 in units of 500 ms. */
+/** Controller Capabilities, low half: TO 31:24 in units of 500 ms. */
 export const NVME_REG_CAP = 0x00;
 /** Controller Capabilities, high half: MPSMIN 19:16 (bits 51:48), CSS 12:5 (bits 44:37). */
 export const NVME_REG_CAP_HIGH = 0x04;
@@ -18,8 +18,12 @@ export const NVME_REG_ASQ = 0x28;
 export const NVME_REG_ACQ = 0x30;
 
 export const NVME_CAP_TO_UNIT_MS = 500;
+/** CAP.CSS, in the high half: the NVM command set is supported. */
+export const NVME_CAP_HIGH_CSS_NVM = 1 << 5;
 
 export const NVME_CC_EN = 1 << 0;
+/** CC.CSS: admin commands only. 0 is the NVM command set. */
+export const NVME_CC_CSS_ADMIN = 7 << 4;
 export const NVME_CC_MPS_SHIFT = 7;
 export const NVME_CC_SHN_MASK = 3 << 14;
 export const NVME_CC_SHN_NORMAL = 1 << 14;

@@ -17,7 +17,7 @@ export interface AllocOptions {
   readonly bus?: PciBus;
   /** What only the generic driver passes. */
   readonly params?: Partial<VfioPciCoreParams>;
-  /** Sentences for the log. Default: nobody is told. */
+  /** Sentences for the log. Default: the bus is told; without one, nobody. */
   readonly warn?: (message: string) => void;
   /** How long DMA unmap waits for pinned views, in ms. @default 4000 */
   readonly unmapDeadlineMs?: number;
@@ -49,7 +49,7 @@ export function vfioPciCoreAllocDevice(
     baseOps,
     params: { ...DEFAULT_CORE_PARAMS, ...options.params },
     extensions,
-    warn: options.warn ?? (() => {}),
+    warn: options.warn ?? ((message) => options.bus?.warn({ message, device: fn.address })),
     unmapDeadlineMs: options.unmapDeadlineMs,
   });
   table.init(dev);
@@ -172,7 +172,7 @@ export interface ProbeOptions {
   readonly ops: VfioOpsFactory | string;
   /** What only the generic driver passes. */
   readonly params?: Partial<VfioPciCoreParams>;
-  /** Sentences for the log. */
+  /** Sentences for the log. Default: the bus is told. */
   readonly warn?: (message: string) => void;
 }
 

@@ -62,6 +62,11 @@ export class PciBus {
     return this.#ops;
   }
 
+  /** A sentence for the log, told to whom this bus tells its own. */
+  warn(warning: BusWarning): void {
+    this.#core.warn(warning);
+  }
+
   /** All functions on the bus, in their host's order. */
   functions(): readonly PciFunction[] {
     return this.host.functions().filter((fn) => this.#core.slots.get(fn.address)?.fn === fn);
