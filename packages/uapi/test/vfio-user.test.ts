@@ -182,17 +182,17 @@ const VECTORS: readonly Vector[] = [
   },
   {
     name: 'DMA_READ, and the reply to DMA_WRITE',
-    encode: (le) => u.encodeVfioUserDmaAccess({ iova: 0x123456789, count: 0x100000 }, le),
+    encode: (le) => u.encodeVfioUserDmaAccess({ iova: 0x123456789n, count: 0x100000 }, le),
     decode: u.decodeVfioUserDmaAccess,
-    value: { iova: 0x123456789, count: 0x100000 },
+    value: { iova: 0x123456789n, count: 0x100000 },
     little: '8967452301000000 0000100000000000',
     big: '0000000123456789 0000000000100000',
   },
   {
     name: 'DMA_WRITE, and the reply to DMA_READ',
-    encode: (le) => u.encodeVfioUserDmaData(0x123456789, data, le),
+    encode: (le) => u.encodeVfioUserDmaData(0x123456789n, data, le),
     decode: u.decodeVfioUserDmaData,
-    value: { iova: 0x123456789, count: 5, data },
+    value: { iova: 0x123456789n, count: 5, data },
     little: '8967452301000000 0500000000000000 a1a2a3a4a5',
     big: '0000000123456789 0000000000000005 a1a2a3a4a5',
   },
@@ -401,7 +401,6 @@ describe('is refused:', () => {
 
   test.each<[string, () => unknown]>([
     ['a region offset', () => u.decodeVfioUserRegionAccess(words(0, 0x200000, 0, 4), true)],
-    ['a DMA address', () => u.decodeVfioUserDmaAccess(words(0, 0x80000000, 4, 0), true)],
     ['a DMA count', () => u.decodeVfioUserDmaAccess(words(0, 0, 0, 0xffffffff), true)],
   ])('%s above 2^53-1', (_name, run) => {
     expect(caught(run)).toMatchObject({ code: 'ERR_VFIO_INVALID_STRUCT', errno: 'EOVERFLOW' });
@@ -545,8 +544,8 @@ describe('any payload', () => {
             count: bytes.length,
             data: bytes,
           });
-          expect(u.decodeVfioUserDmaData(u.encodeVfioUserDmaData(offset, bytes, le), le)).toEqual({
-            iova: offset,
+          expect(u.decodeVfioUserDmaData(u.encodeVfioUserDmaData(BigInt(offset), bytes, le), le)).toEqual({
+            iova: BigInt(offset),
             count: bytes.length,
             data: bytes,
           });

@@ -19,6 +19,16 @@ export interface ReceivedReply {
   readonly payload: Uint8Array;
   /** Descriptors that came with it; the caller owns them. */
   readonly fds: readonly number[];
+  /** Some did not arrive: this process has no room for more, or they were more than one message may carry. */
+  readonly truncated: boolean;
+}
+
+/** The fields of a reply's header that say what it answers, and how. */
+export interface ReplyHeader {
+  readonly id: number;
+  readonly command: number;
+  readonly flags: number;
+  readonly errno: number;
 }
 
 /** A command of ours that waits for its reply. */
@@ -182,32 +192,34 @@ export class Connection {
   }
 
   /**
-   * Gives a received reply to the command that it answers; its `fds` are the command's from then on.
-   * @returns false where no command has that id: the stream cannot be trusted any more
+   * Gives a received reply to the command that it answers; its descriptors are the command's from then on.
+   * @returns why the stream cannot be trusted any more: no command of ours has that id, or it has another command
    */
-  accept(id: number, flags: number, errno: number, payload: Uint8Array, fds: readonly number[]): boolean {
+  accept(header: ReplyHeader, reply: ReceivedReply): string | undefined {
+    const { id, command, flags, errno } = header;
     const pending = this.#pending.get(id);
     if (pending === undefined) {
-      for (const fd of fds) closeFd(fd);
-      return this.#posted.delete(id);
+      closeAll(reply.fds);
+      return this.#posted.delete(id) ? undefined : strayReply(id);
     }
     this.#pending.delete(id);
     clearTimeout(pending.timer);
-    if ((flags & VFIO_USER_F_ERROR) === 0) {
-      pending.resolve({ payload, fds });
-      return true;
+    if (command !== pending.command) {
+      closeAll(reply.fds);
+      const error = wrongCommandError(pending.command, id, command);
+      pending.reject(error);
+      return error.message;
     }
-    for (const fd of fds) closeFd(fd);
-    const op = commandName(pending.command);
-    const name = replyErrno(errno);
-    pending.reject(
-      new VfioError('ERR_VFIO_REMOTE', `${op}: the peer answered ${name}`, { errno: name, op, details: { errno } }),
-    );
-    return true;
+    if ((flags & VFIO_USER_F_ERROR) === 0) pending.resolve(reply);
+    else {
+      closeAll(reply.fds);
+      pending.reject(remoteError(command, errno));
+    }
+    return undefined;
   }
 
-  /** Ends the connection: every command that waits fails, the socket is closed. Idempotent. */
-  close(): void {
+  /** Ends the connection: every command that waits fails with `reason`, the socket is closed. Idempotent. */
+  close(reason?: string): void {
     if (this.#closed) return;
     this.#closed = true;
     this.loop.remove(this.socket.id);
@@ -215,7 +227,7 @@ export class Connection {
     this.#pending.clear();
     for (const pending of waiting) {
       clearTimeout(pending.timer);
-      pending.reject(disconnectedError(pending.command));
+      pending.reject(disconnectedError(pending.command, reason));
     }
   }
 
@@ -237,9 +249,7 @@ export class Connection {
     const op = commandName(pending.command);
     this.#pending.set(id, {
       command: pending.command,
-      resolve: ({ fds }) => {
-        for (const fd of fds) closeFd(fd);
-      },
+      resolve: ({ fds }) => closeAll(fds),
       reject: () => {},
       timer: undefined,
     });
@@ -249,8 +259,36 @@ export class Connection {
   }
 }
 
+/** Closes descriptors that nobody wants. */
+export function closeAll(fds: readonly number[]): void {
+  for (const fd of fds) closeFd(fd);
+}
+
 /** The error of a command on a connection that is gone. */
-export function disconnectedError(command: number): VfioError {
+export function disconnectedError(command: number, reason = 'the connection is closed'): VfioError {
   const op = commandName(command);
-  return new VfioError('ERR_VFIO_DISCONNECTED', `${op}: the connection is closed`, { errno: 'ENOTCONN', op });
+  return new VfioError('ERR_VFIO_DISCONNECTED', `${op}: ${reason}`, { errno: 'ENOTCONN', op });
+}
+
+/** The error of a command that the peer answered with one. */
+export function remoteError(command: number, errno: number): VfioError {
+  const op = commandName(command);
+  const name = replyErrno(errno);
+  return new VfioError('ERR_VFIO_REMOTE', `${op}: the peer answered ${name}`, { errno: name, op, details: { errno } });
+}
+
+/** The error of a command whose answer cannot be. */
+export function brokenReplyError(command: number, why: string): VfioError {
+  const op = commandName(command);
+  return new VfioError('ERR_VFIO_PROTOCOL', `${op}: the peer answered ${why}`, { errno: 'EPROTO', op });
+}
+
+/** The error of a command that gets a reply to another one: ids cannot be trusted any more. */
+export function wrongCommandError(command: number, id: number, answered: number): VfioError {
+  return brokenReplyError(command, `id 0x${id.toString(16)} as ${commandName(answered)}`);
+}
+
+/** What ends a connection whose peer answers something that was not asked. */
+export function strayReply(id: number): string {
+  return `reply 0x${id.toString(16)} to nothing`;
 }

@@ -4,9 +4,9 @@
  * @packageDocumentation
  */
 export type { AllocatedMemory } from './client/allocate.js';
-export { type BlockingConnectOptions, VfioUserBlockingClient } from './client/blocking-client.js';
+export { VfioUserBlockingClient } from './client/blocking-client.js';
 export { type ConnectOptions, type DmaAllocRequest, type PostedWrite, VfioUserClient } from './client/client.js';
-export type { ServerLimits } from './client/proposal.js';
+export type { ClientOptions, ServerLimits } from './client/proposal.js';
 export { COMPAT_MODES, type CompatMode, type CompatPolicy, compatPolicy } from './compat.js';
 export { type CommandCount, Counters } from './counters.js';
 export type { ListenFd, ListenPath } from './listen-socket.js';

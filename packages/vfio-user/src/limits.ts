@@ -84,6 +84,16 @@ export const CLOSE_GRACE_MS = 1000;
 /** Milliseconds that a client waits for a reply: QEMU's. */
 export const CLIENT_TIMEOUT_MS = 5000;
 
+/** Most `max_data_xfer_size` that a client can be given. It receives whole messages, so this is memory of each one. */
+export const MAX_CLIENT_XFER_SIZE = 32 * 1024 * 1024;
+
+/** Bytes that may wait to be sent to a server that does not read: 64 of the largest writes of a default connection, or
+ * more than a million posted ones. */
+export const CLIENT_MAX_UNSENT_BYTES = 64 * 1024 * 1024;
+
+/** Times that a client asks for one region's info: the size that it is told must not grow for ever. */
+export const MAX_REGION_INFO_TRIES = 3;
+
 /** `max_msg_fds` that a client announces: a reply carries one descriptor for a region, a VERSION reply one. */
 export const CLIENT_MAX_MSG_FDS = 16;
 

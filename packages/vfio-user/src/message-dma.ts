@@ -1,7 +1,7 @@
 import type { RemoteDma } from '@vfio/core';
 import { errnoError, hex, VFIO_USER_DMA_READ, VFIO_USER_DMA_WRITE, VfioError } from '@vfio/uapi';
-import { LITTLE_ENDIAN } from './byte-order.js';
-import type { Connection, ReceivedReply } from './connection.js';
+import { getNumber64, LITTLE_ENDIAN } from './byte-order.js';
+import { type Connection, closeAll, type ReceivedReply } from './connection.js';
 import { MAX_DMA_REQUESTS } from './limits.js';
 
 export interface MessageDmaOptions {
@@ -106,30 +106,38 @@ export class MessageDma implements RemoteDma {
     }
   }
 
+  /** Asks for the rest where the peer answers short. */
   async #readChunk(iova: bigint, into: Uint8Array, isLegacy: boolean): Promise<void> {
-    const { payload } = await this.#request(VFIO_USER_DMA_READ, [fixedPart(iova, into.length)], iova);
-    // QEMU before 11 puts the data 4 bytes too early, where its own struct has it, and pads the end.
-    const at = isLegacy ? FIXED - 4 : FIXED;
-    if (payload.length < FIXED + into.length) {
-      throw broken(
-        'DMA_READ',
-        iova,
-        `${into.length} bytes were asked for, ${Math.max(0, payload.length - FIXED)} came`,
-      );
+    for (let done = 0; done < into.length; ) {
+      const at = iova + BigInt(done);
+      const asked = into.length - done;
+      const { payload } = await this.#request(VFIO_USER_DMA_READ, [fixedPart(at, asked)], at);
+      const came = isLegacy ? payload.length - FIXED : countOf(payload);
+      const lost = came === undefined || came <= 0 || came > asked || payload.length < FIXED + came;
+      if (lost)
+        throw broken('DMA_READ', at, `${asked} bytes were asked for, ${Math.max(0, payload.length - FIXED)} came`);
+      // QEMU before 11 puts the data 4 bytes too early, where its own struct has it, and pads the end.
+      const from = isLegacy ? FIXED - 4 : FIXED;
+      into.set(payload.subarray(from, from + came), done);
+      done += came;
     }
-    into.set(payload.subarray(at, at + into.length));
   }
 
+  /** Sends the rest again where the peer takes less. */
   async #writeChunk(iova: bigint, from: Uint8Array, isLegacy: boolean): Promise<void> {
-    const fixed = fixedPart(iova, from.length);
-    const pieces = isLegacy ? [fixed.subarray(0, FIXED - 4), from, new Uint8Array(4)] : [fixed, from];
-    const { payload } = await this.#request(VFIO_USER_DMA_WRITE, pieces, iova);
-    if (payload.length < FIXED) return;
-    const count = new DataView(payload.buffer, payload.byteOffset).getUint32(
-      8 + (LITTLE_ENDIAN ? 0 : 4),
-      LITTLE_ENDIAN,
-    );
-    if (count !== from.length) throw broken('DMA_WRITE', iova, `${from.length} bytes were sent, ${count} were taken`);
+    for (let done = 0; done < from.length; ) {
+      const at = iova + BigInt(done);
+      const data = from.subarray(done);
+      const fixed = fixedPart(at, data.length);
+      const pieces = isLegacy ? [fixed.subarray(0, FIXED - 4), data, new Uint8Array(4)] : [fixed, data];
+      const { payload } = await this.#request(VFIO_USER_DMA_WRITE, pieces, at);
+      // QEMU before 11 answers the header alone: all was taken.
+      const taken = payload.length === 0 ? data.length : countOf(payload);
+      if (taken === undefined || taken <= 0 || taken > data.length) {
+        throw broken('DMA_WRITE', at, `${data.length} bytes were sent, ${taken ?? 0} were taken`);
+      }
+      done += taken;
+    }
   }
 
   #request(command: number, pieces: readonly Uint8Array[], iova: bigint): Promise<ReceivedReply> {
@@ -139,6 +147,8 @@ export class MessageDma implements RemoteDma {
         connection.request(command, pieces, { timeoutMs }).then(
           (reply) => {
             this.#done();
+            // It has no use for any.
+            closeAll(reply.fds);
             resolve(reply);
           },
           (error: unknown) => {
@@ -180,6 +190,12 @@ function fixedPart(iova: bigint, count: number): Uint8Array {
   view.setBigUint64(0, iova, LITTLE_ENDIAN);
   view.setBigUint64(8, BigInt(count), LITTLE_ENDIAN);
   return bytes;
+}
+
+/** The count in a reply; undefined where it has none. Rounded where it is absurd. */
+function countOf(payload: Uint8Array): number | undefined {
+  if (payload.length < FIXED) return undefined;
+  return getNumber64(new DataView(payload.buffer, payload.byteOffset), 8);
 }
 
 function broken(op: string, iova: bigint, why: string): VfioError {

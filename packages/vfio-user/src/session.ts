@@ -234,11 +234,12 @@ export class ServerSession implements LoopSource, HandlerContext {
 
   /** A reply to a command of ours, or something that is neither. */
   #onOther(flags: number, offset: number, length: number): void {
-    const id = this.#state[LOOP_SLOT.ID]!;
     if ((flags & VFIO_USER_F_TYPE_MASK) === VFIO_USER_F_TYPE_REPLY) {
-      if (!receiveReply(this.#connection, offset, length)) this.end(`reply 0x${id.toString(16)} to nothing`);
+      const problem = receiveReply(this.#connection, offset, length);
+      if (problem !== undefined) this.end(problem);
       return;
     }
+    const id = this.#state[LOOP_SLOT.ID]!;
     this.#counters.countMessage(0);
     this.#counters.countError(0);
     if ((flags & VFIO_USER_F_NO_REPLY) === 0) {

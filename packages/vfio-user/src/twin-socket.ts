@@ -29,13 +29,12 @@ export class TwinSocket implements LoopSource {
   onMessage(offset: number, length: number): void {
     const { state } = this.connection.loop.messages;
     const flags = state[LOOP_SLOT.FLAGS]!;
-    const id = state[LOOP_SLOT.ID]!;
-    const command = state[LOOP_SLOT.COMMAND]!;
     if ((flags & VFIO_USER_F_TYPE_MASK) === VFIO_USER_F_TYPE_REPLY) {
-      if (!receiveReply(this.connection, offset, length)) this.#onLost(`reply 0x${id.toString(16)} to nothing`);
+      const problem = receiveReply(this.connection, offset, length);
+      if (problem !== undefined) this.#onLost(problem);
     } else if ((flags & VFIO_USER_F_NO_REPLY) === 0) {
       // Commands belong on the main socket.
-      this.connection.replyError(id, command, ERRNO.EINVAL);
+      this.connection.replyError(state[LOOP_SLOT.ID]!, state[LOOP_SLOT.COMMAND]!, ERRNO.EINVAL);
     }
   }
 

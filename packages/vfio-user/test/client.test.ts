@@ -177,8 +177,9 @@ test('MSI-X triggers beyond the server’s limit on descriptors go in several me
   await client.setIrqs({ flags, index: 2, start: 0, count: 40, triggers });
   const sent = lines.filter((line) => line.includes('> ') && line.includes('SET_IRQS'));
   expect(sent.map((line) => /start (\d+) count (\d+)(?: fds (\d+))?/.exec(line)?.slice(1).join(' '))).toEqual([
+    // The whole range first, so that a server which allocates at that moment allocates for all.
+    '0 40 ',
     '0 5 5',
-    '5 1 ',
     '6 16 16',
     '22 16 16',
     '38 2 2',

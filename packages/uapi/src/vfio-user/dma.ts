@@ -33,7 +33,7 @@ export interface VfioUserDmaUnmap extends StructOf<typeof vfioUserDmaUnmap> {
 }
 
 /** DMA_READ and DMA_WRITE. `count` is 64 bits wide; QEMU 10.1 to 10.2 takes it for 32, with the data 4 bytes earlier. */
-export const vfioUserDmaAccess = struct('vfio_user_dma_access', { iova: u64n, count: u64n });
+export const vfioUserDmaAccess = struct('vfio_user_dma_access', { iova: u64, count: u64n });
 export interface VfioUserDmaAccess extends StructOf<typeof vfioUserDmaAccess> {}
 
 const MAP = 'VFIO_USER_DMA_MAP';
@@ -127,7 +127,7 @@ export interface VfioUserDmaData extends VfioUserDmaAccess {
 
 /**
  * Reads a DMA_READ, or the reply to a DMA_WRITE, which may say fewer bytes than were sent.
- * @throws VfioError ERR_VFIO_INVALID_STRUCT: EINVAL, too short; EOVERFLOW, an address or count above 2^53-1.
+ * @throws VfioError ERR_VFIO_INVALID_STRUCT: EINVAL, too short; EOVERFLOW, a count above 2^53-1.
  */
 export function decodeVfioUserDmaAccess(payload: Uint8Array, littleEndian: boolean): VfioUserDmaAccess {
   return vfioUserDmaAccess.read(viewOf(payload), 0, littleEndian);
@@ -150,7 +150,7 @@ export function decodeVfioUserDmaData(payload: Uint8Array, littleEndian: boolean
 }
 
 /** The bytes of a DMA_WRITE, or of the reply to a DMA_READ. @throws VfioError EINVAL: the address does not fit its field. */
-export function encodeVfioUserDmaData(iova: number, data: Uint8Array, littleEndian: boolean): Uint8Array {
+export function encodeVfioUserDmaData(iova: bigint, data: Uint8Array, littleEndian: boolean): Uint8Array {
   const out = new Uint8Array(vfioUserDmaAccess.size + data.length);
   vfioUserDmaAccess.write(viewOf(out), 0, { iova, count: data.length }, littleEndian);
   out.set(data, vfioUserDmaAccess.size);

@@ -332,9 +332,9 @@ export const STRUCT_VECTORS: Readonly<Record<string, StructVector>> = {
     big: '0102030405060708000a0b0c0d0e0f10',
   },
   vfioUserDmaAccess: {
-    value: { iova: 0x2030405060708, count: 0xa0b0c0d0e0f10 },
-    little: '0807060504030200100f0e0d0c0b0a00',
-    big: '0002030405060708000a0b0c0d0e0f10',
+    value: { iova: 0x102030405060708n, count: 0xa0b0c0d0e0f10 },
+    little: '0807060504030201100f0e0d0c0b0a00',
+    big: '0102030405060708000a0b0c0d0e0f10',
   },
   vfioUserRegionAccess: {
     value: { offset: 0x2030405060708, region: 0x90a0b0c, count: 0xd0e0f10 },

@@ -14,8 +14,9 @@ import type {
   SetIrqsRequest,
   VfioDevice,
 } from '@vfio/core';
-import { closeFd, connectUnix, sendMessage, transact } from '@vfio/native';
+import { closeFd, connectUnix, type TransactRequest, transact } from '@vfio/native';
 import {
+  isVfioError,
   VFIO_USER_F_ERROR,
   VFIO_USER_F_NO_REPLY,
   VFIO_USER_F_TYPE_MASK,
@@ -24,29 +25,32 @@ import {
   VfioError,
 } from '@vfio/uapi';
 import { LITTLE_ENDIAN } from '../byte-order.js';
-import { buildMessage, disconnectedError, type ReceivedReply, replyErrno } from '../connection.js';
+import {
+  brokenReplyError,
+  buildMessage,
+  closeAll,
+  disconnectedError,
+  type ReceivedReply,
+  remoteError,
+  strayReply,
+  wrongCommandError,
+} from '../connection.js';
 import { CLIENT_MAX_MSG_FDS, CLIENT_TIMEOUT_MS, MAX_DATA_XFER_SIZE, maxMessageSize } from '../limits.js';
 import { isServedHere } from '../local-servers.js';
 import { acquireSharedLoop, releaseSharedLoop } from '../service-loop.js';
 import { commandName } from '../trace.js';
 import { withStream } from './client.js';
+import type { MappedMemory } from './client-memory.js';
 import type { MigrationStream } from './migration-stream.js';
-import { type Call, type Procedure, runSync } from './procedure.js';
-import { negotiate, type ServerLimits } from './proposal.js';
+import { type Call, type Procedure, runSync, type Wire } from './procedure.js';
+import { type ClientOptions, checkOptions, negotiate, type ServerLimits } from './proposal.js';
 import { notOverSocket, RemoteDevice } from './remote-device.js';
-
-/** Options of {@link VfioUserBlockingClient.connect}. */
-export interface BlockingConnectOptions {
-  /** Milliseconds to wait for a reply. @default 5000 */
-  readonly timeoutMs?: number;
-  /** Bytes of data in one message. @default 1 MiB */
-  readonly maxDataXferSize?: number;
-}
 
 /**
  * A device at the other end of a vfio-user socket whose calls block until they are answered: a `VfioDevice` like a local
  * one, for programs without an event loop to serve and as the base of another device. The server's commands are served
- * while a call waits. It cannot talk to a server of the same thread.
+ * while a call waits. It cannot talk to a server of the same thread. After a reply that did not come in time it is of no
+ * more use: what comes late could not be told from the next one.
  */
 export class VfioUserBlockingClient implements VfioDevice {
   readonly function: PciFunction;
@@ -54,6 +58,7 @@ export class VfioUserBlockingClient implements VfioDevice {
   readonly limits: ServerLimits;
   readonly #remote: RemoteDevice;
   readonly #wire: BlockingWire;
+  #isReleased = false;
 
   private constructor(fn: PciFunction, wire: BlockingWire, limits: ServerLimits, remote: RemoteDevice) {
     this.function = fn;
@@ -64,18 +69,24 @@ export class VfioUserBlockingClient implements VfioDevice {
 
   /**
    * Connects, waiting for the answer.
+   * @param where the socket's path, or a connected socket, the client's from now on, with its server in another thread
    * @param fn the function that the device is presented as
    * @throws ERR_VFIO_WOULD_DEADLOCK where a server of this thread listens at the path; otherwise as the other client
    */
-  static connect(path: string, fn: PciFunction, options: BlockingConnectOptions = {}): VfioUserBlockingClient {
-    if (isServedHere(path)) {
+  static connect(
+    where: string | { readonly fd: number },
+    fn: PciFunction,
+    options: ClientOptions = {},
+  ): VfioUserBlockingClient {
+    checkOptions(options);
+    if (typeof where === 'string' && isServedHere(where)) {
       throw new VfioError(
         'ERR_VFIO_WOULD_DEADLOCK',
-        `${path} is served by this thread, which a blocking call would stop; use VfioUserClient, or serve in a worker`,
+        `${where} is served by this thread, which a blocking call would stop; use VfioUserClient, or serve in a worker`,
         { errno: 'EDEADLK', op: 'connect' },
       );
     }
-    const wire = new BlockingWire(connectUnix(path), options);
+    const wire = new BlockingWire(typeof where === 'string' ? connectUnix(where) : where.fd, options);
     try {
       const proposal = {
         maxMsgFds: CLIENT_MAX_MSG_FDS,
@@ -83,9 +94,9 @@ export class VfioUserBlockingClient implements VfioDevice {
         // Commands come while a call waits: one socket is enough.
         twinSocket: false,
       };
-      const { limits } = runSync(negotiate(proposal), (call) => wire.request(call));
+      const { limits } = runSync(negotiate(proposal), wire);
       const remote = new RemoteDevice(limits, acquireSharedLoop());
-      wire.remote = remote;
+      wire.memory = remote.memory;
       wire.maxData = limits.maxDataXferSize;
       return new VfioUserBlockingClient(fn, wire, limits, remote);
     } catch (error) {
@@ -95,7 +106,7 @@ export class VfioUserBlockingClient implements VfioDevice {
   }
 
   #run<T>(procedure: Procedure<T>): T {
-    return runSync(procedure, (call) => this.#wire.request(call));
+    return runSync(procedure, this.#wire);
   }
 
   getInfo(): DeviceInfo {
@@ -172,7 +183,8 @@ export class VfioUserBlockingClient implements VfioDevice {
 
   /** Leaves the server. Idempotent. */
   close(): void {
-    if (this.#wire.isClosed) return;
+    if (this.#isReleased) return;
+    this.#isReleased = true;
     this.#wire.close();
     this.#remote.release();
     releaseSharedLoop();
@@ -184,8 +196,8 @@ export class VfioUserBlockingClient implements VfioDevice {
 }
 
 /** A socket that is waited on. After a timeout or a broken message nothing more can be made of it. */
-class BlockingWire {
-  remote: RemoteDevice | undefined;
+class BlockingWire implements Wire<ReceivedReply> {
+  memory: MappedMemory | undefined;
   maxData = 0;
   readonly #timeoutMs: number;
   readonly #buffer: Uint8Array;
@@ -193,7 +205,7 @@ class BlockingWire {
   #fd: number;
   #nextId = 0;
 
-  constructor(fd: number, options: BlockingConnectOptions) {
+  constructor(fd: number, options: ClientOptions) {
     this.#fd = fd;
     this.#timeoutMs = options.timeoutMs ?? CLIENT_TIMEOUT_MS;
     this.#buffer = new Uint8Array(maxMessageSize(options.maxDataXferSize ?? MAX_DATA_XFER_SIZE));
@@ -203,36 +215,45 @@ class BlockingWire {
     return this.#fd < 0;
   }
 
-  request({ command, pieces, fds }: Call): ReceivedReply {
+  request(call: Call): ReceivedReply {
+    const { command } = call;
     if (this.#fd < 0) throw disconnectedError(command);
     this.#nextId = (this.#nextId + 1) & 0xffff;
     const id = this.#nextId;
-    const message = buildMessage(id, command, 0, 0, pieces);
+    let received: Received;
     try {
-      let received = this.#transact({ bytes: message, ...(fds === undefined ? {} : { fds }) });
-      // The server may want memory before it answers.
-      while (!received.isReply) {
-        this.#serve(received);
-        received = this.#transact(undefined);
+      received = this.#exchange(command, { bytes: buildMessage(id, command, 0, 0, call.pieces), fds: call.fds ?? [] });
+      const problem = answers(received, id, command);
+      if (problem !== undefined) {
+        closeAll(received.reply.fds);
+        throw problem;
       }
-      if (received.id !== id) throw broken(command, `reply 0x${received.id.toString(16)} to 0x${id.toString(16)}`);
-      return this.#answer(command, received);
     } catch (error) {
-      if (error instanceof VfioError && error.code !== 'ERR_VFIO_REMOTE') this.close();
+      this.close();
       throw error;
+    }
+    if ((received.flags & VFIO_USER_F_ERROR) === 0) return received.reply;
+    closeAll(received.reply.fds);
+    throw remoteError(command, received.errno);
+  }
+
+  /** Sends a request and waits for a reply, within the time of one call. The server may want memory before it answers. */
+  #exchange(command: number, request: TransactRequest): Received {
+    const deadline = performance.now() + this.#timeoutMs;
+    let sent: TransactRequest | undefined = request;
+    for (;;) {
+      const left = Math.max(0, Math.ceil(deadline - performance.now()));
+      const received = this.#transact(command, sent, left);
+      if (received.isReply) return received;
+      const reply = this.#serve(received);
+      sent = reply && { bytes: reply };
     }
   }
 
-  #answer(command: number, received: Received): ReceivedReply {
-    if ((received.flags & VFIO_USER_F_ERROR) === 0) return { payload: received.payload, fds: received.fds };
-    for (const fd of received.fds) closeFd(fd);
-    const op = commandName(command);
-    const errno = replyErrno(received.errno);
-    throw new VfioError('ERR_VFIO_REMOTE', `${op}: the peer answered ${errno}`, { errno, op });
-  }
-
-  #transact(request: { bytes: Uint8Array; fds?: readonly number[] } | undefined): Received {
-    const { length, fdCount } = transact(this.#fd, request, this.#buffer, this.#timeoutMs, this.#fds);
+  #transact(command: number, request: TransactRequest | undefined, timeoutMs: number): Received {
+    const { length, fdCount, truncated } = this.#wait(command, () =>
+      transact(this.#fd, request, this.#buffer, timeoutMs, this.#fds),
+    );
     const view = new DataView(this.#buffer.buffer);
     const flags = view.getUint32(8, LITTLE_ENDIAN);
     return {
@@ -241,25 +262,41 @@ class BlockingWire {
       flags,
       errno: view.getUint32(12, LITTLE_ENDIAN),
       isReply: (flags & (VFIO_USER_F_TYPE_MASK | VFIO_USER_F_ERROR)) !== 0,
-      payload: this.#buffer.slice(VFIO_USER_HEADER_SIZE, length),
-      fds: [...this.#fds.subarray(0, fdCount)],
+      reply: {
+        payload: this.#buffer.slice(VFIO_USER_HEADER_SIZE, length),
+        fds: [...this.#fds.subarray(0, fdCount)],
+        truncated,
+      },
     };
   }
 
-  /** Carries out a command of the server. */
-  #serve(received: Received): void {
-    for (const fd of received.fds) closeFd(fd);
-    const { id, command, flags, payload, fds } = received;
-    const served = this.remote?.memory.serve(command, payload, fds.length, this.maxData);
-    if (served === undefined || served instanceof Promise) {
-      throw broken(command, 'the server wants memory that cannot be had while this thread waits');
+  /** What went wrong below is told as of the command, with the codes of the other client. */
+  #wait<T>(command: number, step: () => T): T {
+    try {
+      return step();
+    } catch (error) {
+      if (!isVfioError(error)) throw error;
+      if (error.code === 'ERR_VFIO_DISCONNECTED') throw disconnectedError(command, 'the server closed the connection');
+      const op = commandName(command);
+      if (error.code === 'ERR_VFIO_TIMEOUT') {
+        throw new VfioError(error.code, `${op}: no reply within ${this.#timeoutMs} ms`, { errno: 'ETIMEDOUT', op });
+      }
+      throw new VfioError(error.code, `${op}: ${error.message}`, { errno: error.errno, op, cause: error });
     }
-    if ((flags & VFIO_USER_F_NO_REPLY) !== 0) return;
-    const reply =
-      'payload' in served
-        ? buildMessage(id, command, VFIO_USER_F_TYPE_REPLY, 0, [served.payload])
-        : buildMessage(id, command, VFIO_USER_F_TYPE_REPLY | VFIO_USER_F_ERROR, served.errno, []);
-    for (let rest = reply; rest.length > 0; ) rest = rest.subarray(sendMessage(this.#fd, [rest]));
+  }
+
+  /** Carries out a command of the server; undefined where it wants no reply. */
+  #serve({ id, command, flags, reply: { payload, fds } }: Received): Uint8Array | undefined {
+    closeAll(fds);
+    const limits = { maxData: this.maxData, canWait: false };
+    const served = this.memory?.serve({ command, payload, fdCount: fds.length }, limits);
+    if (served === undefined || served instanceof Promise) {
+      throw brokenReplyError(command, 'with a command before it has answered VERSION');
+    }
+    if ((flags & VFIO_USER_F_NO_REPLY) !== 0) return undefined;
+    return 'payload' in served
+      ? buildMessage(id, command, VFIO_USER_F_TYPE_REPLY, 0, [served.payload])
+      : buildMessage(id, command, VFIO_USER_F_TYPE_REPLY | VFIO_USER_F_ERROR, served.errno, []);
   }
 
   close(): void {
@@ -275,11 +312,11 @@ interface Received {
   readonly flags: number;
   readonly errno: number;
   readonly isReply: boolean;
-  readonly payload: Uint8Array;
-  readonly fds: readonly number[];
+  readonly reply: ReceivedReply;
 }
 
-function broken(command: number, why: string): VfioError {
-  const op = commandName(command);
-  return new VfioError('ERR_VFIO_PROTOCOL', `${op}: ${why}`, { errno: 'EPROTO', op });
+/** Why a reply is not the one to a request. */
+function answers(received: Received, id: number, command: number): VfioError | undefined {
+  if (received.id !== id) return disconnectedError(command, strayReply(received.id));
+  return received.command === command ? undefined : wrongCommandError(command, id, received.command);
 }

@@ -22,29 +22,33 @@ import {
   VFIO_USER_F_TYPE_MASK,
   VFIO_USER_F_TYPE_REPLY,
   VFIO_USER_HEADER_SIZE,
+  VFIO_USER_MULTI_DATA,
+  VFIO_USER_MULTI_MAX,
   VFIO_USER_REGION_WRITE,
   VFIO_USER_REGION_WRITE_MULTI,
 } from '@vfio/uapi';
 import { LITTLE_ENDIAN } from '../byte-order.js';
-import { Connection } from '../connection.js';
-import { CLIENT_MAX_MSG_FDS, CLIENT_TIMEOUT_MS, MAX_DATA_XFER_SIZE, maxMessageSize } from '../limits.js';
+import { Connection, type ReceivedReply } from '../connection.js';
+import {
+  CLIENT_MAX_MSG_FDS,
+  CLIENT_MAX_UNSENT_BYTES,
+  CLIENT_TIMEOUT_MS,
+  MAX_DATA_XFER_SIZE,
+  maxMessageSize,
+} from '../limits.js';
 import { receiveReply } from '../receive-reply.js';
 import { acquireSharedLoop, type LoopSource, releaseSharedLoop, type ServiceLoop } from '../service-loop.js';
 import { Tracer, type TraceSink } from '../trace.js';
 import { type AllocatedMemory, allocateMemory } from './allocate.js';
 import type { MigrationStream } from './migration-stream.js';
-import { type Procedure, runAsync } from './procedure.js';
-import { negotiate, type ServerLimits } from './proposal.js';
+import { type Call, type Procedure, runAsync, type Wire } from './procedure.js';
+import { type ClientOptions, checkOptions, negotiate, type ServerLimits } from './proposal.js';
 import { notOverSocket, RemoteDevice } from './remote-device.js';
 
 /** Options of {@link VfioUserClient.connect}. */
-export interface ConnectOptions {
+export interface ConnectOptions extends ClientOptions {
   /** The loop to run on. @default one that all servers and clients of this thread share */
   readonly loop?: ServiceLoop;
-  /** Milliseconds to wait for a reply. @default 5000 */
-  readonly timeoutMs?: number;
-  /** Bytes of data in one message. @default 1 MiB */
-  readonly maxDataXferSize?: number;
   /** Offer a second socket for the server's own commands. @default true */
   readonly twinSocket?: boolean;
   /** Gets one line for each message. @default none */
@@ -84,7 +88,6 @@ export class VfioUserClient implements VfioDeviceClient {
   readonly #remote: RemoteDevice;
   readonly #connection: Connection;
   readonly #shared: boolean;
-  readonly #timeoutMs: number;
   readonly #receiver: CommandReceiver;
   #twin: CommandReceiver | undefined;
   #resolveClosed: (reason: string) => void = () => {};
@@ -94,7 +97,6 @@ export class VfioUserClient implements VfioDeviceClient {
     this.#receiver = receiver;
     this.#connection = receiver.connection;
     this.#shared = options.loop === undefined;
-    this.#timeoutMs = options.timeoutMs ?? CLIENT_TIMEOUT_MS;
     this.limits = limits;
     this.#remote = new RemoteDevice(limits, this.#connection.loop);
     this.closed = new Promise((resolve) => {
@@ -111,9 +113,11 @@ export class VfioUserClient implements VfioDeviceClient {
    * Connects to a server and agrees on a version.
    * @param where the socket's path, or a connected socket, the client's from now on
    * @throws ERR_VFIO_SYSCALL (ECONNREFUSED, ENOENT), ERR_VFIO_REMOTE where the server refuses (EBUSY, EACCES: its device
-   *   could not be opened), ERR_VFIO_TIMEOUT where it does not answer: another client is attached
+   *   could not be opened), ERR_VFIO_TIMEOUT where it does not answer: another client is attached, ERR_VFIO_PROTOCOL or
+   *   ERR_VFIO_INVALID_STRUCT for an answer that cannot be
    */
   static async connect(where: string | { readonly fd: number }, options: ConnectOptions = {}): Promise<VfioUserClient> {
+    checkOptions(options);
     const fd = typeof where === 'string' ? connectUnix(where) : where.fd;
     const loop = options.loop ?? acquireSharedLoop();
     loop.ref();
@@ -135,9 +139,7 @@ export class VfioUserClient implements VfioDeviceClient {
         maxDataXferSize: options.maxDataXferSize ?? Math.min(MAX_DATA_XFER_SIZE, loop.maxDataXferSize),
         twinSocket: options.twinSocket ?? true,
       };
-      const { limits, twinFd } = await runAsync(negotiate(proposal), ({ command, pieces }) =>
-        receiver.connection.request(command, pieces, { timeoutMs: options.timeoutMs ?? CLIENT_TIMEOUT_MS }),
-      );
+      const { limits, twinFd } = await runAsync(negotiate(proposal), receiver);
       const client = new VfioUserClient(receiver, limits, options);
       if (twinFd !== undefined) client.#useTwin(twinFd, options);
       return client;
@@ -159,9 +161,7 @@ export class VfioUserClient implements VfioDeviceClient {
   }
 
   #run<T>(procedure: Procedure<T>): Promise<T> {
-    return runAsync(procedure, ({ command, pieces, fds }) =>
-      this.#connection.request(command, pieces, { fds, timeoutMs: this.#timeoutMs }),
-    );
+    return runAsync(procedure, this.#receiver);
   }
 
   getInfo(): Promise<DeviceInfo> {
@@ -192,14 +192,23 @@ export class VfioUserClient implements VfioDeviceClient {
   /** Writes without waiting, in order with everything else; whether it worked is not told. */
   post(write: PostedWrite): void {
     const { region, offset, data } = write;
-    this.#connection.post(VFIO_USER_REGION_WRITE, [encodeVfioUserRegionData(region, offset, data, LITTLE_ENDIAN)]);
+    const most = this.limits.maxDataXferSize;
+    for (let done = 0; done < data.length; done += most) {
+      const part = encodeVfioUserRegionData(region, offset + done, data.subarray(done, done + most), LITTLE_ENDIAN);
+      this.#connection.post(VFIO_USER_REGION_WRITE, [part]);
+    }
   }
 
-  /** {@link post} of several writes of up to 8 bytes, in one message where the server takes that. */
+  /** {@link post} of several writes; where the server takes that, those of up to 8 bytes go many in one message. */
   postAll(writes: readonly PostedWrite[]): void {
-    if (this.limits.writeMultiple && writes.every(({ data }) => data.length <= 8)) {
-      this.#connection.post(VFIO_USER_REGION_WRITE_MULTI, [encodeVfioUserWriteMulti(writes, LITTLE_ENDIAN)]);
-    } else for (const write of writes) this.post(write);
+    if (!this.limits.writeMultiple || writes.some(({ data }) => data.length > VFIO_USER_MULTI_DATA)) {
+      for (const write of writes) this.post(write);
+      return;
+    }
+    for (let done = 0; done < writes.length; done += VFIO_USER_MULTI_MAX) {
+      const part = encodeVfioUserWriteMulti(writes.slice(done, done + VFIO_USER_MULTI_MAX), LITTLE_ENDIAN);
+      this.#connection.post(VFIO_USER_REGION_WRITE_MULTI, [part]);
+    }
   }
 
   mmapArea(region: number, offset: number, length: number): Promise<MmapArea> {
@@ -267,8 +276,8 @@ export class VfioUserClient implements VfioDeviceClient {
   #end(reason: string): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    this.#connection.close();
-    this.#twin?.connection.close();
+    this.#connection.close(reason);
+    this.#twin?.connection.close(reason);
     this.#remote.release();
     const { loop } = this.#connection;
     loop.unref();
@@ -290,11 +299,13 @@ interface ReceiverOwner {
 }
 
 /** One socket of a client: gives replies to the calls that wait for them, and serves the server's commands. */
-class CommandReceiver implements LoopSource {
+class CommandReceiver implements LoopSource, Wire<Promise<ReceivedReply>> {
   readonly connection: Connection;
   owner: ReceiverOwner | undefined;
+  readonly #timeoutMs: number;
 
   constructor(loop: ServiceLoop, fd: number, options: ConnectOptions) {
+    this.#timeoutMs = options.timeoutMs ?? CLIENT_TIMEOUT_MS;
     this.connection = new Connection({
       loop,
       fd,
@@ -303,9 +314,18 @@ class CommandReceiver implements LoopSource {
       socket: {
         maxMessageSize: maxMessageSize(options.maxDataXferSize ?? loop.maxDataXferSize),
         maxFds: CLIENT_MAX_MSG_FDS,
+        maxQueuedBytes: CLIENT_MAX_UNSENT_BYTES,
       },
       tracer: options.trace === undefined ? undefined : new Tracer(options.trace),
     });
+  }
+
+  get isClosed(): boolean {
+    return this.connection.isClosed;
+  }
+
+  request({ command, pieces, fds }: Call): Promise<ReceivedReply> {
+    return this.connection.request(command, pieces, { fds, timeoutMs: this.#timeoutMs });
   }
 
   onMessage(offset: number, length: number): void {
@@ -316,7 +336,8 @@ class CommandReceiver implements LoopSource {
     // Servers on the Rust crate before 0.1.4 leave the type out of error replies.
     const isUntypedError = (flags & VFIO_USER_F_ERROR) !== 0 && this.connection.isExpected(id);
     if (isReply || isUntypedError) {
-      if (!receiveReply(this.connection, offset, length)) this.#end(`reply 0x${id.toString(16)} to nothing`);
+      const problem = receiveReply(this.connection, offset, length);
+      if (problem !== undefined) this.#end(problem);
       return;
     }
     this.#serve(offset, length);
@@ -335,7 +356,10 @@ class CommandReceiver implements LoopSource {
     const command = state[LOOP_SLOT.COMMAND]!;
     const isPosted = (state[LOOP_SLOT.FLAGS]! & VFIO_USER_F_NO_REPLY) !== 0;
     const payload = rx.slice(offset + VFIO_USER_HEADER_SIZE, offset + length);
-    const served = owner.memory.serve(command, payload, state[LOOP_SLOT.FD_COUNT]!, owner.maxData);
+    const served = owner.memory.serve(
+      { command, payload, fdCount: state[LOOP_SLOT.FD_COUNT]! },
+      { maxData: owner.maxData, canWait: true },
+    );
     if (isPosted) return;
     const answer = (reply: Awaited<typeof served>) => {
       if ('payload' in reply) connection.reply(id, command, [reply.payload]);
@@ -355,6 +379,6 @@ class CommandReceiver implements LoopSource {
 
   #end(reason: string): void {
     if (this.owner !== undefined) this.owner.end(reason);
-    else this.connection.close();
+    else this.connection.close(reason);
   }
 }

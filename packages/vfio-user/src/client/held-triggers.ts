@@ -23,8 +23,27 @@ export class HeldTrigger implements LoopSource {
       this.#unwatch = trigger.watch(() => tryEventfdWrite(own));
       return;
     }
-    this.#source = loop.messages.addEventFd(own);
+    try {
+      this.#source = loop.messages.addEventFd(own);
+    } catch (error) {
+      closeFd(own);
+      throw error;
+    }
     loop.attach(this.#source, this);
+  }
+
+  /** Holds triggers; where one cannot be held, all are released. */
+  static all(loop: ServiceLoop, triggers: readonly (EventTrigger | null)[], isUnmask: boolean) {
+    const held: (HeldTrigger | undefined)[] = [];
+    try {
+      for (const trigger of triggers)
+        held.push(trigger === null ? undefined : new HeldTrigger(loop, trigger, isUnmask));
+      return held;
+    } catch (error) {
+      for (const trigger of held) trigger?.release();
+      for (const trigger of triggers.slice(held.length)) trigger?.release();
+      throw error;
+    }
   }
 
   /** What the server is given. */
@@ -50,10 +69,16 @@ export class HeldTrigger implements LoopSource {
 /** The triggers that a client has given to its server, by what they are for. */
 export class HeldTriggers {
   readonly #held = new Map<string, HeldTrigger>();
+  readonly #active = new Set<number>();
 
   #key(flags: number, index: number, vector: number): string {
-    const isUnmask = (flags & VFIO_IRQ_SET_ACTION_TYPE_MASK) === VFIO_IRQ_SET_ACTION_UNMASK;
+    const isUnmask = isUnmasking(flags);
     return `${isUnmask ? 'unmask' : 'trigger'} ${index} ${vector}`;
+  }
+
+  /** Whether triggers were given for an index since it was last disabled. */
+  isActive(index: number): boolean {
+    return this.#active.has(index);
   }
 
   get(flags: number, index: number, vector: number): HeldTrigger | undefined {
@@ -62,6 +87,7 @@ export class HeldTriggers {
 
   /** Replaces what is held for a vector; the one before is released. */
   set(flags: number, index: number, vector: number, trigger: HeldTrigger | undefined): void {
+    if (!isUnmasking(flags)) this.#active.add(index);
     const key = this.#key(flags, index, vector);
     const before = this.#held.get(key);
     if (trigger === undefined) this.#held.delete(key);
@@ -71,6 +97,7 @@ export class HeldTriggers {
 
   /** Releases everything of an index: it was disabled. */
   clearIndex(index: number): void {
+    this.#active.delete(index);
     for (const [key, trigger] of [...this.#held]) {
       if (key.split(' ')[1] !== String(index)) continue;
       this.#held.delete(key);
@@ -81,5 +108,11 @@ export class HeldTriggers {
   clear(): void {
     for (const trigger of this.#held.values()) trigger.release();
     this.#held.clear();
+    this.#active.clear();
   }
+}
+
+/** Whether the user signals the triggers of a request, in place of the device. */
+export function isUnmasking(flags: number): boolean {
+  return (flags & VFIO_IRQ_SET_ACTION_TYPE_MASK) === VFIO_IRQ_SET_ACTION_UNMASK;
 }

@@ -7,6 +7,7 @@ import {
   VFIO_USER_MIG_DATA_WRITE,
 } from '@vfio/uapi';
 import { LITTLE_ENDIAN } from '../byte-order.js';
+import { brokenReplyError } from '../connection.js';
 import type { Procedure } from './procedure.js';
 
 /** What a read or write of device state is made of; the same for both kinds of client. */
@@ -25,21 +26,28 @@ export class MigrationStream {
     this.#isOver = true;
   }
 
+  /** Filled up, so that only the end of the state (or of what there is for now) answers short. */
   *read(into: Uint8Array): Procedure<number> {
-    this.#check(true);
-    const size = Math.min(into.length, this.#maxData);
-    const reply = yield {
-      command: VFIO_USER_MIG_DATA_READ,
-      pieces: [encodeVfioUserMigDataRead(size, LITTLE_ENDIAN)],
-    };
-    const data = decodeVfioUserMigData(reply.payload, LITTLE_ENDIAN);
-    into.set(data.subarray(0, into.length));
-    return Math.min(data.length, into.length);
+    let done = 0;
+    do {
+      this.#check(true);
+      const size = Math.min(into.length - done, this.#maxData);
+      const reply = yield {
+        command: VFIO_USER_MIG_DATA_READ,
+        pieces: [encodeVfioUserMigDataRead(size, LITTLE_ENDIAN)],
+      };
+      const data = decodeVfioUserMigData(reply.payload, LITTLE_ENDIAN);
+      if (data.length > size) throw brokenReplyError(VFIO_USER_MIG_DATA_READ, `${data.length} bytes for ${size}`);
+      into.set(data, done);
+      done += data.length;
+      if (data.length < size) break;
+    } while (done < into.length);
+    return done;
   }
 
   *write(from: Uint8Array): Procedure<number> {
-    this.#check(false);
     for (let done = 0; done < from.length; done += this.#maxData) {
+      this.#check(false);
       const part = from.subarray(done, done + this.#maxData);
       yield { command: VFIO_USER_MIG_DATA_WRITE, pieces: [encodeVfioUserMigData(part, LITTLE_ENDIAN)] };
     }

@@ -9,14 +9,15 @@ import type {
 } from '@vfio/core';
 import { closeFd, type Mapping, mmap, PROT_READ, PROT_WRITE, pageSize } from '@vfio/native';
 import * as uapi from '@vfio/uapi';
-import { errnoError, hex, VfioError } from '@vfio/uapi';
+import { errnoError, hex, isVfioError } from '@vfio/uapi';
 import { LITTLE_ENDIAN } from '../byte-order.js';
-import { MAX_REGION_INFO_SIZE } from '../limits.js';
+import { brokenReplyError, closeAll } from '../connection.js';
+import { MAX_REGION_INFO_SIZE, MAX_REGION_INFO_TRIES } from '../limits.js';
 import type { ServiceLoop } from '../service-loop.js';
 import { MappedMemory } from './client-memory.js';
-import { HeldTrigger, HeldTriggers } from './held-triggers.js';
+import { HeldTrigger, HeldTriggers, isUnmasking } from './held-triggers.js';
 import { MigrationStream } from './migration-stream.js';
-import type { Procedure } from './procedure.js';
+import type { Call, Procedure } from './procedure.js';
 import type { ServerLimits } from './proposal.js';
 
 /** States in which a stream of device state is open, by its direction. */
@@ -25,6 +26,9 @@ const SAVING: readonly number[] = [
   uapi.VFIO_DEVICE_STATE_PRE_COPY,
   uapi.VFIO_DEVICE_STATE_PRE_COPY_P2P,
 ];
+
+/** Disables an interrupt index. */
+const DISABLE = uapi.VFIO_IRQ_SET_DATA_NONE | uapi.VFIO_IRQ_SET_ACTION_TRIGGER;
 
 interface KnownRegion {
   readonly info: RegionInfo;
@@ -56,7 +60,7 @@ export class RemoteDevice {
     for (const { fd } of this.#regions.values()) if (fd !== undefined) closeFd(fd);
     this.#regions.clear();
     this.#stream?.stream.end();
-    this.memory.releaseAll();
+    this.memory.dropAll();
   }
 
   *getInfo(): Procedure<DeviceInfo> {
@@ -73,27 +77,32 @@ export class RemoteDevice {
 
   /** Asks again with more room where the capabilities did not fit; the descriptor comes with them. */
   *#region(index: number): Procedure<KnownRegion> {
-    const known = this.#regions.get(index);
-    if (known !== undefined) return known;
+    const command = uapi.VFIO_USER_DEVICE_GET_REGION_INFO;
     let argsz: number = uapi.vfioRegionInfo.size;
-    for (;;) {
-      const reply = yield {
-        command: uapi.VFIO_USER_DEVICE_GET_REGION_INFO,
-        pieces: [uapi.encodeVfioUserGetRegionInfo({ argsz, index }, LITTLE_ENDIAN)],
-      };
-      const [fd, ...others] = reply.fds;
-      for (const other of others) closeFd(other);
-      const decoded = uapi.decodeVfioUserRegionInfo(reply.payload, LITTLE_ENDIAN);
-      if (decoded.argsz > argsz && decoded.argsz <= MAX_REGION_INFO_SIZE) {
-        if (fd !== undefined) closeFd(fd);
-        argsz = decoded.argsz;
-        continue;
+    for (let tries = 0; tries < MAX_REGION_INFO_TRIES; tries++) {
+      const known = this.#regions.get(index);
+      if (known !== undefined) return known;
+      const pieces = [uapi.encodeVfioUserGetRegionInfo({ argsz, index }, LITTLE_ENDIAN)];
+      const reply = yield { command, pieces, takesFds: true };
+      let kept: number | undefined;
+      try {
+        const { info, argsz: needed } = uapi.decodeVfioUserRegionInfo(reply.payload, LITTLE_ENDIAN);
+        if (info.index !== index) throw brokenReplyError(command, `region ${info.index} for ${index}`);
+        if (needed > MAX_REGION_INFO_SIZE) throw brokenReplyError(command, `that it takes ${needed} bytes`);
+        if (needed <= argsz) {
+          const region = { info, fd: reply.fds[0] };
+          // Only what can be mapped is kept: the rest may be asked for again. Two calls may have asked at once.
+          if (region.fd === undefined || this.#regions.has(index)) return region;
+          kept = region.fd;
+          this.#regions.set(index, region);
+          return region;
+        }
+        argsz = needed;
+      } finally {
+        closeAll(reply.fds.filter((fd) => fd !== kept));
       }
-      const region = { info: decoded.info, fd };
-      // Only what can be mapped is kept: the rest may be asked for again.
-      if (fd !== undefined) this.#regions.set(index, region);
-      return region;
     }
+    throw brokenReplyError(command, `each time that it takes more than ${argsz} bytes`);
   }
 
   *getIrqInfo(index: number): Procedure<IrqInfo> {
@@ -101,7 +110,9 @@ export class RemoteDevice {
       command: uapi.VFIO_USER_DEVICE_GET_IRQ_INFO,
       pieces: [uapi.encodeVfioUserGetIrqInfo(index, LITTLE_ENDIAN)],
     };
-    return uapi.decodeVfioUserIrqInfo(reply.payload, LITTLE_ENDIAN);
+    const info = uapi.decodeVfioUserIrqInfo(reply.payload, LITTLE_ENDIAN);
+    if (info.index === index) return info;
+    throw brokenReplyError(uapi.VFIO_USER_DEVICE_GET_IRQ_INFO, `index ${info.index} for ${index}`);
   }
 
   *read(region: number, offset: number, data: Uint8Array): Procedure<number> {
@@ -114,7 +125,9 @@ export class RemoteDevice {
         pieces: [uapi.encodeVfioUserRegionAccess({ offset: offset + done, region, count }, LITTLE_ENDIAN)],
       };
       const answer = uapi.decodeVfioUserRegionData(reply.payload, LITTLE_ENDIAN);
-      if (answer.data.length > count) throw broken('REGION_READ', `${answer.data.length} bytes for ${count}`);
+      if (answer.data.length > count) {
+        throw brokenReplyError(uapi.VFIO_USER_REGION_READ, `${answer.data.length} bytes for ${count}`);
+      }
       data.set(answer.data, done);
       done += answer.data.length;
       if (answer.data.length < count) break;
@@ -132,7 +145,9 @@ export class RemoteDevice {
         pieces: [uapi.encodeVfioUserRegionData(region, offset + done, part, LITTLE_ENDIAN)],
       };
       const { count } = uapi.decodeVfioUserRegionAccess(reply.payload, LITTLE_ENDIAN);
-      if (count > part.length) throw broken('REGION_WRITE', `${count} bytes for ${part.length}`);
+      if (count > part.length) {
+        throw brokenReplyError(uapi.VFIO_USER_REGION_WRITE, `${count} bytes for ${part.length}`);
+      }
       done += count;
       if (count < part.length) break;
     } while (done < data.length);
@@ -143,7 +158,9 @@ export class RemoteDevice {
     const { info, fd } = yield* this.#region(region);
     const refuse = (why: string) =>
       errnoError('EINVAL', `region ${region}, ${hex(offset)}+${hex(length)}: ${why}`, { op: 'mmapArea' });
-    if (fd === undefined) throw refuse('the server gives no memory for it');
+    if (fd === undefined || (info.flags & uapi.VFIO_REGION_INFO_FLAG_MMAP) === 0) {
+      throw refuse('the server gives no memory for it');
+    }
     if (offset % pageSize() !== 0 || length <= 0) throw refuse('must start at a page and have some bytes');
     const isWithin = areasOf(info).some((area) => offset >= area.offset && offset + length <= area.offset + area.size);
     if (!isWithin) throw refuse('is not within one of its areas');
@@ -156,48 +173,87 @@ export class RemoteDevice {
 
   /**
    * SET_IRQS, in as many messages as the server's limit on descriptors makes of it: a message has a descriptor for each
-   * vector or none at all. Where one fails, the vectors before it get back what they had.
+   * vector or none at all. A server that allocates vectors when their index is enabled has to hear of all of them first.
+   * Where a message fails, the index is as it was before.
    */
   *setIrqs(request: SetIrqsRequest): Procedure<number> {
-    const { triggers, flags, index, start } = request;
+    const { triggers, flags, index, start, count } = request;
     if (triggers === undefined) {
       yield this.#irqCall(request, [], request.bools);
       // The whole index was disabled: the server has let go of every trigger.
-      if (request.count === 0) this.#triggers.clearIndex(index);
+      if (flags === DISABLE && count === 0) this.#triggers.clearIndex(index);
       return 0;
     }
-    const isUnmask = (flags & uapi.VFIO_IRQ_SET_ACTION_UNMASK) !== 0;
-    const given = triggers.map((trigger) =>
-      trigger === null ? undefined : new HeldTrigger(this.#loop, trigger, isUnmask),
-    );
-    let done = 0;
+    const held = HeldTrigger.all(this.#loop, triggers, isUnmasking(flags));
     try {
-      for (const run of runs(given, Math.max(1, this.#limits.maxMsgFds))) {
-        const fds = run.flatMap((trigger) => (trigger === undefined ? [] : [trigger.fd]));
-        yield this.#irqCall({ ...request, start: start + done, count: run.length }, fds);
-        done += run.length;
-      }
+      this.#checkTriggers(request, held);
+      yield* this.#setTriggers(request, [...runs(held, this.#limits.maxMsgFds)]);
     } catch (error) {
-      yield* this.#restore(request, done);
-      for (const trigger of given) trigger?.release();
+      for (const trigger of held) trigger?.release();
       throw error;
     }
-    for (const [at, trigger] of given.entries()) this.#triggers.set(flags, index, start + at, trigger);
+    for (const [at, trigger] of held.entries()) this.#triggers.set(flags, index, start + at, trigger);
     return 0;
   }
 
-  *#restore(request: SetIrqsRequest, count: number): Procedure<void> {
-    for (let vector = request.start; vector < request.start + count; vector++) {
-      const before = this.#triggers.get(request.flags, request.index, vector);
-      try {
-        yield this.#irqCall({ ...request, start: vector, count: 1 }, before === undefined ? [] : [before.fd]);
-      } catch {
-        // The first failure is what the caller hears of.
-      }
+  #checkTriggers({ count }: SetIrqsRequest, held: readonly (HeldTrigger | undefined)[]): void {
+    if (held.length !== count) {
+      throw errnoError('EINVAL', `${held.length} triggers for ${count} vectors`, { op: 'setIrqs' });
+    }
+    if (this.#limits.maxMsgFds === 0 && held.some((trigger) => trigger !== undefined)) {
+      throw errnoError('ENOSPC', 'the server takes no descriptors, and a trigger goes as one', { op: 'setIrqs' });
     }
   }
 
-  #irqCall(request: SetIrqsRequest, fds: readonly number[], bools?: Uint8Array) {
+  *#setTriggers(request: SetIrqsRequest, parts: readonly (readonly (HeldTrigger | undefined)[])[]): Procedure<void> {
+    const { flags, index, start } = request;
+    const enables = !isUnmasking(flags) && !this.#triggers.isActive(index);
+    const isPrepared = enables && parts.length > 1;
+    let done = start;
+    let end = start;
+    try {
+      if (isPrepared) yield this.#irqCall(request, []);
+      for (const part of parts) {
+        const fds = part.flatMap((trigger) => (trigger === undefined ? [] : [trigger.fd]));
+        end = done + part.length;
+        if (!isPrepared || fds.length > 0) {
+          yield this.#irqCall({ ...request, start: done, count: part.length }, fds);
+        }
+        done = end;
+      }
+    } catch (error) {
+      // A server that does not answer is not asked for more.
+      if (isVfioError(error, 'ERR_VFIO_REMOTE') && end > start) {
+        yield* enables ? this.#disable(request, isPrepared || done > start) : this.#restore(request, done, end);
+      }
+      throw error;
+    }
+  }
+
+  /** Undoes what has enabled an index. */
+  *#disable(request: SetIrqsRequest, isEnabled: boolean): Procedure<void> {
+    if (isEnabled) yield* this.#try(this.#irqCall({ ...request, flags: DISABLE, start: 0, count: 0 }, []));
+  }
+
+  /** Gives vectors back what they had: those up to `done`, and of the rest, which the server may have freed, the set ones. */
+  *#restore(request: SetIrqsRequest, done: number, end: number): Procedure<void> {
+    const { flags, index } = request;
+    for (let vector = request.start; vector < end; vector++) {
+      const before = this.#triggers.get(flags, index, vector);
+      if (before === undefined && vector >= done) continue;
+      const fds = before === undefined ? [] : [before.fd];
+      yield* this.#try(this.#irqCall({ ...request, start: vector, count: 1 }, fds));
+    }
+  }
+
+  /** The first failure is what the caller hears of, not that of putting it right. */
+  *#try(call: Call): Procedure<void> {
+    try {
+      yield call;
+    } catch {}
+  }
+
+  #irqCall(request: SetIrqsRequest, fds: readonly number[], bools?: Uint8Array): Call {
     const { flags, index, start, count } = request;
     return {
       command: uapi.VFIO_USER_DEVICE_SET_IRQS,
@@ -245,55 +301,52 @@ export class RemoteDevice {
 
   *dmaMap(request: DmaMapRequest): Procedure<void> {
     const { iova, size, memory } = request;
+    // Known before the server can ask for it.
+    const map = this.memory.add(request);
     try {
+      if (memory !== undefined && BigInt(memory.bytes.length) < size) {
+        throw errnoError('EINVAL', `${hex(iova)}+${hex(size)}: the memory has ${hex(memory.bytes.length)} bytes`, {
+          op: 'dmaMap',
+        });
+      }
       const flags =
         (request.readable ? uapi.VFIO_USER_F_DMA_REGION_READ : 0) |
         (request.writable ? uapi.VFIO_USER_F_DMA_REGION_WRITE : 0);
-      const fd = memory?.fd;
+      const fd = this.#limits.maxMsgFds === 0 ? undefined : memory?.fd;
       const offset = fd === undefined ? 0n : BigInt(memory?.fdOffset ?? 0);
-      if (memory !== undefined && BigInt(memory.bytes.length) < size) {
-        throw errnoError(
-          'EINVAL',
-          `DMA map of ${hex(iova)}+${hex(size)}: the memory has ${hex(memory.bytes.length)} bytes`,
-        );
-      }
-      // Known before the server can ask for it.
-      const before = this.memory.take(iova, size);
-      this.memory.add(request);
-      try {
-        yield {
-          command: uapi.VFIO_USER_DMA_MAP,
-          pieces: [uapi.encodeVfioUserDmaMap({ flags, offset, iova, size }, LITTLE_ENDIAN)],
-          fds: fd === undefined ? [] : [fd],
-        };
-      } catch (error) {
-        this.memory.take(iova, size);
-        if (before !== undefined) this.memory.add(before);
-        throw error;
-      }
-      before?.release?.();
+      yield {
+        command: uapi.VFIO_USER_DMA_MAP,
+        pieces: [uapi.encodeVfioUserDmaMap({ flags, offset, iova, size }, LITTLE_ENDIAN)],
+        fds: fd === undefined ? [] : [fd],
+      };
     } catch (error) {
-      request.release?.();
+      this.memory.drop(map);
       throw error;
     }
+    // A server may take the same map again: this one is in its place.
+    const before = this.memory.find(iova, size);
+    if (before !== undefined && before !== map) this.memory.drop(before);
   }
 
   *dmaUnmap(iova: bigint, size: bigint): Procedure<void> {
     const unmap = { argsz: uapi.vfioUserDmaUnmap.size, flags: 0, iova, size };
     yield { command: uapi.VFIO_USER_DMA_UNMAP, pieces: [uapi.encodeVfioUserDmaUnmap(unmap, LITTLE_ENDIAN)] };
-    this.memory.take(iova, size)?.release?.();
+    const map = this.memory.find(iova, size);
+    if (map !== undefined) this.memory.drop(map);
   }
 }
 
 /** Pieces of a list that go into one message each: all with a trigger, at most `limit` of them, or all without. */
-export function* runs<T>(list: readonly (T | undefined)[], limit: number): Iterable<readonly (T | undefined)[]> {
-  for (let start = 0; start < list.length; ) {
+function* runs<T>(list: readonly (T | undefined)[], limit: number): Iterable<readonly (T | undefined)[]> {
+  let start = 0;
+  // A request for no vectors goes too: what it means is the server's to say.
+  do {
     const isEmpty = list[start] === undefined;
-    let end = start + 1;
+    let end = Math.min(start + 1, list.length);
     while (end < list.length && (list[end] === undefined) === isEmpty && (isEmpty || end - start < limit)) end++;
     yield list.slice(start, end);
     start = end;
-  }
+  } while (start < list.length);
 }
 
 function areasOf(info: RegionInfo): readonly { offset: number; size: number }[] {
@@ -301,11 +354,7 @@ function areasOf(info: RegionInfo): readonly { offset: number; size: number }[] 
   return [{ offset: 0, size: info.size }];
 }
 
-function broken(op: string, why: string): VfioError {
-  return new VfioError('ERR_VFIO_PROTOCOL', `${op}: the server answered ${why}`, { errno: 'EPROTO', op });
-}
-
 /** Calls that have no form in this protocol. */
-export function notOverSocket(op: string): VfioError {
+export function notOverSocket(op: string): uapi.VfioError {
   return errnoError('ENOTTY', `${op} cannot be had over vfio-user`, { op });
 }
