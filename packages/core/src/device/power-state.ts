@@ -5,8 +5,8 @@ import type { EventTrigger } from './triggers.js';
 /** What a device keeps of its power. */
 export class PowerState {
   state: PciPowerState = 0;
-  /** The function has a power management capability: without it there is only D0. */
-  hasPm = false;
+  /** Where hardware has the power management capability; 0: nowhere, so there is only D0. */
+  pmAt = 0;
   /** Suspended because nobody needs it. */
   asleep = false;
   /** The falling asleep or waking that takes place now; never rejects. */

@@ -1,8 +1,11 @@
 import {
   PCI_CAP_ID_PM,
+  PCI_PM_CAP_D1,
+  PCI_PM_CAP_D2,
   PCI_PM_CTRL,
   PCI_PM_CTRL_NO_SOFT_RESET,
   PCI_PM_CTRL_STATE_MASK,
+  PCI_PM_PMC,
   VFIO_PCI_INTX_IRQ_INDEX,
   type VfioError,
 } from '@vfio/uapi';
@@ -21,15 +24,17 @@ export function probePowerState(dev: VfioPciCoreDevice): void {
   const pm = findPciCap(config, PCI_CAP_ID_PM);
   if (pm === 0) return;
   const pmcsr = config.read(pm + PCI_PM_CTRL, 2);
-  dev.power.hasPm = true;
+  dev.power.pmAt = pm;
   dev.power.needsRestore = (pmcsr & PCI_PM_CTRL_NO_SOFT_RESET) === 0;
   dev.power.state = (pmcsr & PCI_PM_CTRL_STATE_MASK) as PciPowerState;
 }
 
 /**
- * Moves the function between power states, keeping over D3hot what it forgets: `vfio_pci_set_power_state`.
+ * Moves the function between power states, keeping over D3hot what it forgets: `vfio_pci_set_power_state`. From a low state
+ * only a deeper one and D0 can be reached. The state afterwards is what PMCSR says: hardware may refuse.
  *
- * @throws EBUSY on a PF whose VFs are there, EIO on a function without power management.
+ * @throws EBUSY on a PF whose VFs are there, EIO for a state that the function does not have, EINVAL for a way that there is
+ *   not (from D3hot to D1).
  */
 export function setPowerState(dev: VfioPciCoreDevice, state: PciPowerState): MaybePromise<void> {
   const { power } = dev;
@@ -37,19 +42,27 @@ export function setPowerState(dev: VfioPciCoreDevice, state: PciPowerState): May
     throw dev.error('EBUSY', 'setPowerState', `D${state} asked for; while the function has VFs only D0 is allowed`);
   }
   if (state === power.state) return undefined;
-  if (!power.hasPm) {
+  const raw = dev.raw;
+  const { config } = raw;
+  if (power.pmAt === 0) {
     throw dev.error('EIO', 'setPowerState', `D${state} asked for; the function has no power management capability`);
   }
-  const raw = dev.raw;
-  if (power.needsRestore && state === 3) power.saved = saveConfigState(raw.config);
+  if (state !== 0 && state < power.state) {
+    throw dev.error('EINVAL', 'setPowerState', `D${state} asked for in D${power.state}, which only D0 leads out of`);
+  }
+  const missing = state === 1 ? PCI_PM_CAP_D1 : state === 2 ? PCI_PM_CAP_D2 : 0;
+  if ((config.read(power.pmAt + PCI_PM_PMC, 2) & missing) !== missing) {
+    throw dev.error('EIO', 'setPowerState', `D${state} asked for; the function does not have that state`);
+  }
+  if (power.needsRestore && state === 3) power.saved = saveConfigState(config);
   return chain(raw.setPowerState(state), () => {
     const before = power.state;
-    power.state = state;
-    if (before === 3 && state === 0 && power.saved !== undefined) {
-      restoreConfigState(raw.config, power.saved, dev.irqs.type !== IRQ_NONE);
+    power.state = (config.read(power.pmAt + PCI_PM_CTRL, 2) & PCI_PM_CTRL_STATE_MASK) as PciPowerState;
+    if (before === 3 && power.state === 0 && power.saved !== undefined) {
+      restoreConfigState(config, power.saved, dev.irqs.type !== IRQ_NONE);
       rewriteMessages(dev);
     }
-    if (state !== 3) power.saved = undefined;
+    if (power.state !== 3) power.saved = undefined;
   });
 }
 
@@ -107,13 +120,13 @@ function suspend(dev: VfioPciCoreDevice): MaybePromise<void> {
   power.intxMasked = dev.irqs.type === VFIO_PCI_INTX_IRQ_INDEX && maskIntx(dev);
   power.asleep = true;
   // Without the capability there is no state to go to; the device just counts as asleep.
-  if (!power.hasPm || dev.vf.sriovActive) return undefined;
+  if (power.pmAt === 0 || dev.vf.sriovActive) return undefined;
   return setPowerState(dev, 3);
 }
 
 function wake(dev: VfioPciCoreDevice): MaybePromise<void> {
   const { power } = dev;
-  return chain(power.hasPm ? setPowerState(dev, 0) : undefined, () => {
+  return chain(power.pmAt === 0 ? undefined : setPowerState(dev, 0), () => {
     power.asleep = false;
     const trigger = power.wakeTrigger;
     if (trigger !== undefined) {

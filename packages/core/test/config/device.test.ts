@@ -48,6 +48,36 @@ describe('config space of an opened device', () => {
     expect(device.read(BAR0, 0, new Uint8Array(4))).toBe(4);
   });
 
+  test('enters D1 and D2 only where the function has them, and leaves them deeper or to D0', async () => {
+    const without = await opened({ pm: true });
+    without.fn.power.length = 0;
+    for (const state of [1, 2]) await setWord(without.device, PMCSR, state);
+    expect(without.fn.power, 'hardware was not asked').toEqual([]);
+    const { device, fn } = await opened({ pm: true });
+    fn.config.put(PM_AT + 2, 2, 0x0603);
+    fn.config.seal();
+    fn.power.length = 0;
+    for (const state of [2, 1, 3, 2, 1, 0, 1, 0]) await setWord(device, PMCSR, state);
+    expect(fn.power).toEqual([2, 3, 0, 1, 0]);
+  });
+
+  test('of a function that refuses a state goes by what PMCSR says', async () => {
+    const { device, fn } = await opened({ pm: true });
+    await enableMemory(device);
+    fn.setPowerState = () => {};
+    await setWord(device, PMCSR, 3);
+    expect(word(device, PMCSR) & 3).toBe(0);
+    expect(device.read(BAR0, 0, new Uint8Array(4))).toBe(4);
+  });
+
+  test('keeps what a function forgets on the way from D3hot to D0 also where D1 is asked for in between', async () => {
+    const { device, fn } = await opened({ pm: true });
+    fn.config.put(PM_AT + 2, 2, 0x0203);
+    await device.write(CONFIG, 0x0c, Uint8Array.of(0x10));
+    for (const state of [3, 1, 0]) await setWord(device, PMCSR, state);
+    expect(fn.config.read(0x0c, 1)).toBe(0x10);
+  });
+
   test('keeps over D3hot what a function without NoSoftRst forgets', async () => {
     const { device, fn } = await opened({ pm: true });
     await setWord(device, 4, 0x0006);
