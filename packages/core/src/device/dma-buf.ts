@@ -10,8 +10,8 @@ import { PAGE_SIZE } from './mmap.js';
  * VFIO_DEVICE_FEATURE_DMA_BUF: ranges of a BAR as a descriptor for another device. It is revoked while memory decode is
  * off, and born so where that is the case now.
  *
- * @throws EOPNOTSUPP (the host cannot, PROBE included), ENODEV (not a BAR, or not mapped), EINVAL (no range, flags, not
- *   page-aligned, past the BAR), EOVERFLOW.
+ * @throws EOPNOTSUPP (the host cannot, PROBE included), ENODEV (not a BAR, or not mapped), EINVAL (no range, flags, an I/O
+ *   BAR, not page-aligned, past the BAR), EOVERFLOW.
  */
 export function exportDmaBuf(dev: VfioPciCoreDevice, request: FeatureRequest): { fd: number } | undefined {
   const { raw } = dev;
@@ -24,9 +24,10 @@ export function exportDmaBuf(dev: VfioPciCoreDevice, request: FeatureRequest): {
     throw problem('no range is given');
   if ((wanted.flags ?? 0) !== 0) throw problem(`flags 0x${(wanted.flags ?? 0).toString(16)}: none are defined`);
   const bar = wanted.region >= 0 && wanted.region < VFIO_PCI_ROM_REGION_INDEX ? dev.bars[wanted.region] : undefined;
-  if (bar === undefined || bar.space === undefined || bar.isIo) {
-    throw dev.error('ENODEV', 'DMA_BUF', `region ${wanted.region}: not a memory BAR that is mapped`);
+  if (bar === undefined || bar.space === undefined) {
+    throw dev.error('ENODEV', 'DMA_BUF', `region ${wanted.region}: not a BAR that is mapped`);
   }
+  if (bar.isIo) throw problem(`region ${wanted.region}: I/O ports are no memory that another device could reach`);
   let total = 0;
   for (const { offset, length } of wanted.ranges) {
     if (!(offset >= 0) || !(length > 0) || offset % PAGE_SIZE !== 0 || length % PAGE_SIZE !== 0) {

@@ -1,4 +1,5 @@
 import type { VfioPciCoreDevice } from './core-device.js';
+import { notifyMemory } from './memory.js';
 import type { EventTrigger } from './triggers.js';
 
 /**
@@ -17,7 +18,7 @@ export function enterLowPower(dev: VfioPciCoreDevice, wake: EventTrigger | undef
   dev.power.users--;
 }
 
-/** VFIO_DEVICE_FEATURE_LOW_POWER_EXIT; nothing happens where the device is not in low power. */
+/** VFIO_DEVICE_FEATURE_LOW_POWER_EXIT: what entering revoked comes back. Nothing happens where the device is not in low power. */
 export function leaveLowPower(dev: VfioPciCoreDevice): void {
   const { power } = dev;
   if (!power.engaged) return;
@@ -26,4 +27,5 @@ export function leaveLowPower(dev: VfioPciCoreDevice): void {
   const wake = power.wakeTrigger;
   power.wakeTrigger = undefined;
   wake?.release();
+  notifyMemory(dev);
 }

@@ -4,12 +4,15 @@ import {
   VFIO_DEVICE_FEATURE_PROBE as PROBE,
   VFIO_DEVICE_FEATURE_SET as SET,
   VFIO_DEVICE_FEATURE_BUS_MASTER,
+  VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
+  VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
+  VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
   VFIO_DEVICE_FEATURE_ZPCI_ERROR,
 } from '@vfio/uapi';
 import { describe, expect, test } from 'vitest';
 import { vfioCheckFeature } from '../../src/index.js';
 import { ioBar, memoryBar } from './fake-function.js';
-import { enableMemory, errnoOf, opened } from './helpers.js';
+import { CountingTrigger, enableMemory, errnoOf, opened } from './helpers.js';
 
 describe('feature calls', () => {
   test.each([
@@ -89,6 +92,22 @@ describe('DMA buffers', () => {
     expect(revoked.length).toBe(before);
   });
 
+  test('are revoked in low power and given back when it ends, by EXIT or by waking', async () => {
+    const { device, get, revoked } = await exporting({ pm: true });
+    await enableMemory(device);
+    get(WHOLE);
+    device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY | SET });
+    device.read(0, 0, new Uint8Array(4));
+    expect(revoked.at(-1), 'an access does not end it').toBe(true);
+    device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_LOW_POWER_EXIT | SET });
+    expect(revoked.at(-1)).toBe(false);
+    const value = { trigger: new CountingTrigger() };
+    device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP | SET, value });
+    expect(revoked.at(-1)).toBe(true);
+    device.read(0, 0, new Uint8Array(4));
+    expect(revoked.at(-1)).toBe(false);
+  });
+
   test.each([
     ['no value', undefined, 'EINVAL'],
     ['no range', { ...WHOLE, ranges: [] }, 'EINVAL'],
@@ -96,7 +115,7 @@ describe('DMA buffers', () => {
     ['the ROM', { ...WHOLE, region: 6 }, 'ENODEV'],
     ['config space', { ...WHOLE, region: 7 }, 'ENODEV'],
     ['a BAR that is not there', { ...WHOLE, region: 3 }, 'ENODEV'],
-    ['an I/O BAR', { ...WHOLE, region: 1 }, 'ENODEV'],
+    ['an I/O BAR', { ...WHOLE, region: 1 }, 'EINVAL'],
     ['a BAR that was not mapped', { ...WHOLE, region: 2 }, 'ENODEV'],
     ['a length of 0', { ...WHOLE, ranges: [{ offset: 0, length: 0 }] }, 'EINVAL'],
     ['a misaligned offset', { ...WHOLE, ranges: [{ offset: 0x800, length: 0x1000 }] }, 'EINVAL'],
