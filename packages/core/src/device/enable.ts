@@ -7,6 +7,7 @@ import {
   PCI_COMMAND_MASTER,
   PCI_COMMAND_MEMORY,
   PCI_MSIX_ENTRY_SIZE,
+  PCI_STD_NUM_BARS,
   VFIO_PCI_ROM_REGION_INDEX,
 } from '@vfio/uapi';
 import { restoreConfigState, saveConfigState } from './config/saved-state.js';
@@ -52,12 +53,12 @@ export async function vfioPciCoreEnable(dev: VfioPciCoreDevice): Promise<void> {
       } else dev.pci23 = isIntxMaskSupported(config);
     }
     if (dev.pci23) pciIntx(config, true);
-    dev.irqs.dynamicMsix = raw.interrupts.dynamicMsix;
     openBars(dev);
     dev.config = new VirtualConfigSpace(new DeviceConfigHost(dev));
     dev.config.init();
     const { msix } = dev.config;
     if (msix !== undefined) {
+      dev.irqs.dynamicMsix = raw.interrupts.dynamicMsix;
       dev.msixBar = msix.tableBar;
       dev.msixOffset = msix.tableOffset;
       dev.msixSize = msix.vectors * PCI_MSIX_ENTRY_SIZE;
@@ -71,16 +72,17 @@ export async function vfioPciCoreEnable(dev: VfioPciCoreDevice): Promise<void> {
     raw.attachDma(dev.dmaSpace);
   } catch (error) {
     forget(dev);
-    restoreQuietly(dev);
+    restoreFound(dev);
     await pmPut(dev);
     throw error;
   }
 }
 
-/** What COMMAND must have for the resources that the function has: `pci_enable_device`. */
+/** What COMMAND must have for the BARs that the function has: `pci_enable_device`. A ROM is decoded only while it is read. */
 function decodeBits(dev: VfioPciCoreDevice): number {
   let bits = 0;
-  for (const resource of dev.raw.resources) {
+  for (let index = 0; index < PCI_STD_NUM_BARS; index++) {
+    const resource = dev.raw.resources[index];
     if (resource !== undefined && resource.size > 0) bits |= resource.io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;
   }
   return bits;
@@ -108,6 +110,11 @@ function openBars(dev: VfioPciCoreDevice): void {
     bar.isIo = resource.io;
     // A ROM is opened when it is read.
     if (resource.size === 0 || bar.index === VFIO_PCI_ROM_REGION_INDEX) continue;
+    if (resource.start === 0) {
+      // Unassigned by the host: sized, but nowhere to be reached.
+      bar.error = 'EINVAL';
+      continue;
+    }
     if (raw.nonMappableBars === true) continue;
     try {
       bar.space = raw.open(bar.index);
@@ -135,7 +142,8 @@ export function vfioPciCoreFinishEnable(dev: VfioPciCoreDevice): void {
 function isMmapable(dev: VfioPciCoreDevice, index: number): boolean {
   const bar = dev.bars[index]!;
   const { resource } = bar;
-  if (resource === undefined || dev.raw.nonMappableBars === true || resource.io || resource.size === 0) return false;
+  if (resource === undefined || resource.io || resource.size === 0 || resource.start === 0) return false;
+  if (dev.raw.nonMappableBars === true) return false;
   // A BAR whose reservation failed is still announced: mapping it is what gives EBUSY.
   if (bar.space !== undefined && bar.space.mmapAreas.length === 0) return false;
   if (resource.size >= PAGE_SIZE) return true;
@@ -176,9 +184,7 @@ export async function vfioPciCoreDisable(dev: VfioPciCoreDevice): Promise<void> 
   releaseRegions(dev, dev.lastingRegions);
   raw.attachDma(undefined);
   dev.needsReset = true;
-  const { savedState } = dev;
-  if (savedState !== undefined) restoreConfigState(config, savedState, false);
-  // All decoding off, so that the function cannot be reached while it waits for its next owner.
+  // Quiet before the reset: no decoding, no line interrupt.
   config.write(PCI_COMMAND, 2, PCI_COMMAND_INTX_DISABLE);
   forget(dev);
   if (dev.resetWorks) {
@@ -186,14 +192,8 @@ export async function vfioPciCoreDisable(dev: VfioPciCoreDevice): Promise<void> 
       await raw.tryResetFunction();
       dev.needsReset = false;
     });
-    if (savedState !== undefined) restoreConfigState(config, savedState, false);
   }
-  config.write(
-    PCI_COMMAND,
-    2,
-    config.read(PCI_COMMAND, 2) & ~(PCI_COMMAND_MASTER | PCI_COMMAND_IO | PCI_COMMAND_MEMORY),
-  );
-  dev.savedState = undefined;
+  restoreFound(dev);
   await quietly('reset of the slot or bus at close', () => tryResetSet(dev));
   await quietly('power down at close', () => pmPut(dev));
 }
@@ -212,7 +212,8 @@ function forget(dev: VfioPciCoreDevice): void {
   dev.irqs.dynamicMsix = false;
 }
 
-function restoreQuietly(dev: VfioPciCoreDevice): void {
+/** Config space as it was found, but decoding off: the function cannot be reached while it waits for its next owner. */
+function restoreFound(dev: VfioPciCoreDevice): void {
   const { config } = dev.raw;
   if (dev.savedState !== undefined) restoreConfigState(config, dev.savedState, false);
   dev.savedState = undefined;

@@ -28,17 +28,17 @@ export function vfioPciCoreGetHotResetInfo(dev: VfioPciCoreDevice): HotResetInfo
 /**
  * VFIO_DEVICE_PCI_HOT_RESET: resets the slot or bus with every function on it.
  *
- * @throws ENODEV (no slot or bus reset), EINVAL (flags, more owned functions than affected ones, one of them not owned or
- *   not a VFIO device), EBUSY (a member's memory is held), EAGAIN (reset lock contended).
+ * @throws EINVAL (flags, no owned function, more of them than affected ones, one of those not owned or not a VFIO device),
+ *   ENODEV (no slot or bus reset), EBUSY (a member's memory is held), EAGAIN (reset lock contended).
  */
 export function vfioPciCoreHotReset(dev: VfioPciCoreDevice, request: HotResetRequest): MaybePromise<void> {
   const problem = (message: string) => dev.error('EINVAL', 'hotReset', message);
   if (request.flags !== 0) throw problem(`flags 0x${request.flags.toString(16)}: none are defined`);
+  if (request.owned.length === 0) throw problem('no owned function is given');
   const scope = resetScopeOf(dev.fn);
   const set = dev.deviceSet;
   if (scope === undefined || set === undefined) throw noScope(dev, 'hotReset');
   const affected = scope.functions();
-  if (request.owned.length === 0) throw problem('no owned function is given');
   if (request.owned.length > affected.length) {
     throw problem(`${request.owned.length} owned functions given, the reset takes only ${affected.length}`);
   }

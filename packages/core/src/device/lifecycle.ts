@@ -134,7 +134,12 @@ export async function vfioPciCoreUnregisterDevice(
   dev.leaving = true;
   const interval = options.requestIntervalMs ?? REQUEST_INTERVAL_MS;
   for (let count = 0; dev.openCount > 0; count++) {
-    dev.ops.request(dev, count);
+    try {
+      dev.ops.request(dev, count);
+    } catch (error) {
+      // A driver that cannot pass it on does not keep the device: the wait ends with the last close all the same.
+      dev.warn(`request: ${error instanceof Error ? error.message : String(error)}`);
+    }
     await idleWithin(dev, interval);
   }
   // An opening or closing that has its turn now still needs the set.

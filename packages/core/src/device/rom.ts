@@ -12,19 +12,24 @@ const PCIR_LAST_IMAGE = 0x80;
 const PCIR_SIZE = 0x18;
 const IMAGE_UNIT = 512;
 
-/** Size of the ROM region: that of the BAR, or of firmware's copy rounded up to a power of two; 0: there is none. */
+/**
+ * Size of the ROM region: that of the BAR, or without one that of firmware's copy rounded up to a power of two; 0: there is
+ * none.
+ */
 export function romSize(dev: VfioPciCoreDevice): number {
   const { resource } = dev.bars[VFIO_PCI_ROM_REGION_INDEX]!;
   if (resource === undefined) return 0;
-  if (resource.shadowLength === undefined) return resource.size;
+  if (resource.start !== 0) return resource.size;
+  const length = resource.shadowLength ?? 0;
+  if (length === 0) return 0;
   let size = 1;
-  while (size < resource.shadowLength) size *= 2;
-  return resource.shadowLength === 0 ? 0 : size;
+  while (size < length) size *= 2;
+  return size;
 }
 
 /**
  * Runs `work` on the ROM, whose decoder is on meanwhile; undefined where it cannot be mapped or holds no valid image.
- * `length` are the bytes of its images.
+ * `length` are the bytes of its images. Firmware's copy is memory, all of it, and was checked when it was made.
  */
 export function withRom<T>(dev: VfioPciCoreDevice, work: (space: RegisterSpace, length: number) => T): T | undefined {
   const { raw } = dev;
@@ -36,26 +41,17 @@ export function withRom<T>(dev: VfioPciCoreDevice, work: (space: RegisterSpace, 
   } catch {
     return undefined;
   }
-  const size = resource.shadowLength ?? resource.size;
-  if (resource.shadowLength !== undefined) return withImage(space, size, work);
+  if (resource.start === 0) return work(space, resource.shadowLength ?? 0);
   const { config } = raw;
   const register = config.read(PCI_ROM_ADDRESS, 4);
   // Only while it is read: on some devices the ROM's decoder shares its gates with a BAR's.
   config.write(PCI_ROM_ADDRESS, 4, (register & ~PCI_ROM_ADDRESS_MASK) | resource.start | PCI_ROM_ADDRESS_ENABLE);
   try {
-    return withImage(space, size, work);
+    const length = romLength(space, resource.size);
+    return length === 0 ? undefined : work(space, length);
   } finally {
     config.write(PCI_ROM_ADDRESS, 4, register);
   }
-}
-
-function withImage<T>(
-  space: RegisterSpace,
-  size: number,
-  work: (space: RegisterSpace, length: number) => T,
-): T | undefined {
-  const length = romLength(space, size);
-  return length === 0 ? undefined : work(space, length);
 }
 
 /** Sum of the images' lengths, up to the one that says it is the last: `pci_get_rom_size`. 0: no valid image. */

@@ -6,7 +6,7 @@ import type { DmaMapRequest } from './dma-space.js';
 import { driverFeature } from './feature.js';
 import { vfioCheckFeatureFlags } from './feature-check.js';
 import { deviceCaps, devRegionInfo } from './info-ops.js';
-import { chain } from './maybe-promise.js';
+import { chain, type MaybePromise } from './maybe-promise.js';
 import type { VfioDeviceOps } from './ops.js';
 import { notifyReset } from './reset.js';
 
@@ -59,10 +59,7 @@ export function vfioBaseOps(base: VfioDeviceOps): VfioDeviceOps {
     },
     write(dev, region, offset, data) {
       if (region === VFIO_PCI_CONFIG_REGION_INDEX && watches.get(dev)?.resets(offset, data) === true) {
-        return chain(base.write(dev, region, offset, data), (done) => {
-          notifyReset(dev);
-          return done;
-        });
+        return writeThatResets(base, dev, offset, data);
       }
       if (region < dev.baseRegions) return base.write(dev, region, offset, data);
       const own = ownRegion(dev, region);
@@ -100,6 +97,19 @@ export function vfioBaseOps(base: VfioDeviceOps): VfioDeviceOps {
     },
     dmaUnmap: (dev, iova, size) => chain(dev.dmaSpace.unmap(iova, size), () => base.dmaUnmap(dev, iova, size)),
   };
+}
+
+/** Apart from `write`: a function that holds a closure makes a context for it at each call. */
+function writeThatResets(
+  base: VfioDeviceOps,
+  dev: VfioPciCoreDevice,
+  offset: number,
+  data: Uint8Array,
+): MaybePromise<number> {
+  return chain(base.write(dev, VFIO_PCI_CONFIG_REGION_INDEX, offset, data), (done) => {
+    notifyReset(dev);
+    return done;
+  });
 }
 
 /** Two requests for one mapping; it is released when both have let go of it. */

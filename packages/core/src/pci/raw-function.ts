@@ -56,7 +56,7 @@ export interface PciResource {
   readonly prefetchable: boolean;
   /** A memory BAR that takes two BAR registers. */
   readonly is64Bit: boolean;
-  /** The content of a ROM that firmware kept in memory, where it differs from the BAR's size. */
+  /** Bytes of the copy of a ROM that firmware kept in memory; it stands for a ROM without a BAR (`start` 0). */
   readonly shadowLength?: number;
 }
 

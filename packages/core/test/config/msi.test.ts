@@ -166,4 +166,17 @@ describe('what is left of an overlapped capability', () => {
     space.write(0x56, 2, 0xffff);
     expect(space.hw.peek(0x58, 2)).toBe(0);
   });
+
+  test('writes no flags to an odd place, where hardware has no register of 16 bits', () => {
+    const space = new TestSpace({
+      caps: [
+        { at: 0x40, id: 0x05, body: u16(0x0180) },
+        { at: 0x45, id: 0x09, body: [4] },
+      ],
+    });
+    // The tail is 0x49..0x57, so its flags would be at 0x4b.
+    expect([0x49, 0x4b, 0x4c].map((at) => space.space.map[at])).toEqual([0x05, 0x05, 0x05]);
+    expect(space.write(0x4b, 1, 0x71)).toBe(1);
+    expect(space.hw.writes).toEqual([]);
+  });
 });

@@ -16,7 +16,7 @@ import {
   vfioPciCoreRemove,
   vfioPciCoreUnregisterDevice,
 } from '../../src/index.js';
-import { FakeFunction, type FakeFunctionOptions, FakeHost, memoryBar } from './fake-function.js';
+import { FakeFunction, type FakeFunctionOptions, FakeHost, ioBar, memoryBar } from './fake-function.js';
 import { CountingTrigger, enableMemory, errnoOf, errnoOfAsync, opened, plainOps, rig } from './helpers.js';
 
 const ANY = 0xffffffff;
@@ -119,6 +119,24 @@ describe('probe and remove on a bus', () => {
     expect(gone).toBe(false);
     await two.close();
     await unbound;
+  });
+
+  test('wait for the user also where the driver cannot ask', async () => {
+    const { dev, warnings } = await rig({}, (core) => ({
+      ...core,
+      name: 'mute',
+      request(made) {
+        throw made.error('EIO', 'request', 'the line is dead');
+      },
+    }));
+    const device = await dev.open();
+    const gone = vfioPciCoreUnregisterDevice(dev, { requestIntervalMs: 1 });
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    expect(dev.registered).toBe(true);
+    await device.close();
+    await gone;
+    expect(dev.registered).toBe(false);
+    expect(warnings.some((warning) => warning.includes('the line is dead'))).toBe(true);
   });
 
   test('an error reported by hardware reaches the user', async () => {
@@ -242,6 +260,28 @@ describe('power while nobody uses the function', () => {
 });
 
 describe('first open and last close', () => {
+  test.each([
+    ['I/O', { 1: ioBar(0x40) }, 0x1],
+    ['memory', { 0: memoryBar(0x1000) }, 0x2],
+    ['both', { 0: memoryBar(0x1000), 1: ioBar(0x40) }, 0x3],
+    ['neither', {}, 0x0],
+  ])('switch decoding on for %s as BARs need it, a ROM needs none', async (_name, bars, decode) => {
+    const { fn } = await opened({ bars, rom: new Uint8Array(2048) });
+    expect(fn.config.read(4, 2) & 0x3).toBe(decode);
+  });
+
+  test.each([[['flr'] as const], [[]]])('leave config space as it was found, with resets %j', async (resetMethods) => {
+    const { dev, fn } = await rig({ resetMethods });
+    fn.config.put(0x0c, 1, 0x08, 0xff);
+    fn.config.seal();
+    const found = fn.config.bytes.slice();
+    const device = await dev.open();
+    await device.write(7, 4, Uint8Array.of(0x07, 0x04));
+    await device.write(7, 0x0c, Uint8Array.of(0x20));
+    await device.close();
+    expect(fn.config.bytes).toEqual(found);
+  });
+
   test('run the ops once for several handles, which share the device', async () => {
     const calls: string[] = [];
     const { dev, fn } = await rig({}, (core) => ({

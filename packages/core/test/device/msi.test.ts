@@ -235,6 +235,11 @@ describe('vectors beyond those that were allocated', () => {
     ).toBe(0);
     await again.close();
   });
+
+  test('are none of a function without MSI-X, whose info says NORESIZE', async () => {
+    const { device } = await opened();
+    expect(device.getIrqInfo(MSIX)).toEqual({ index: MSIX, flags: 9, count: 0 });
+  });
 });
 
 test('MSI enabling limits the QSIZE that the user can write to ceil(log2(vectors))', async () => {

@@ -8,7 +8,7 @@ import { describe, expect, test } from 'vitest';
 import { romLength } from '../../src/device/rom.js';
 import { type DevRegionOps, loadBytes, storeBytes, vfioPciCoreAllocDevice } from '../../src/index.js';
 import { FakeFunction, FakeHost, FakeRegisters, ioBar, memoryBar, memoryOf, PM_AT } from './fake-function.js';
-import { enableMemory, errnoOf, errnoOfAsync, leastGarbage, opened, readBytes } from './helpers.js';
+import { enableMemory, errnoOf, errnoOfAsync, leastGarbage, opened, readBytes, rig } from './helpers.js';
 
 const RW = 3;
 const MMAP = 4;
@@ -206,6 +206,17 @@ describe('BAR access', () => {
   });
 });
 
+describe('a BAR to which the host gave no address', () => {
+  test('has its size in the info and EINVAL for every access', async () => {
+    const { device } = await opened({ bars: { 0: memoryBar(0x4000, { start: 0 }) } });
+    await enableMemory(device);
+    expect(device.getRegionInfo(0)).toMatchObject({ size: 0x4000, flags: RW });
+    expect(errnoOf(() => device.read(0, 0, new Uint8Array(4)))).toBe('EINVAL');
+    expect(errnoOf(() => device.write(0, 0, new Uint8Array(4)))).toBe('EINVAL');
+    expect(errnoOf(() => device.mmapArea(0, 0, 4096))).toBe('EINVAL');
+  });
+});
+
 describe('config space', () => {
   test('beyond its end is EFAULT before anything is done', async () => {
     const { device, fn } = await opened();
@@ -301,6 +312,23 @@ describe('ROM', () => {
     expect(device.read(6, 0, data)).toBe(2048);
     expect(data[1535]).toBe(1);
     expect(data[1536]).toBe(0xff);
+  });
+
+  test("of firmware's copy is shown as it is, and only where there is no BAR", async () => {
+    const { device } = await opened({ rom: new Uint8Array(512), romShadow: true });
+    expect(device.getRegionInfo(6)).toMatchObject({ size: 512, flags: 1 });
+    const withBoth = await rig({ rom: romOf([1]) });
+    withBoth.fn.resources[6] = { ...withBoth.fn.resources[6]!, shadowLength: 1536 };
+    expect((await withBoth.dev.open()).getRegionInfo(6).size).toBe(2048);
+  });
+
+  test('to which the host gave no address is none', async () => {
+    const made = await rig({ rom: romOf([1]) });
+    made.fn.resources[6] = { ...made.fn.resources[6]!, start: 0 };
+    const device = await made.dev.open();
+    await enableMemory(device);
+    expect(device.getRegionInfo(6)).toMatchObject({ size: 0, flags: 0 });
+    expect(errnoOf(() => device.read(6, 0, new Uint8Array(4)))).toBe('EINVAL');
   });
 
   test.each([

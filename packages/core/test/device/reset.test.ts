@@ -246,6 +246,10 @@ describe('hot reset', () => {
     const { device } = await opened();
     expect(errnoOf(() => device.getHotResetInfo())).toBe('ENODEV');
     expect(errnoOf(() => device.hotReset({ flags: 0, owned: ADDRESSES }))).toBe('ENODEV');
+    expect(
+      errnoOf(() => device.hotReset({ flags: 0, owned: [] })),
+      'arguments come first',
+    ).toBe('EINVAL');
     const made = await bus(1);
     const alone = new FakeFunction(made.host, { address: '0000:01:00.5', group: null });
     made.scope.members.push(alone);

@@ -19,7 +19,8 @@ export const MSI: CapAccess = {
     // Every piece up to the flags that reaches them, or ends right before them.
     if (offset > PCI_MSI_FLAGS || offset + width < PCI_MSI_FLAGS) return undefined;
     const at = start + PCI_MSI_FLAGS;
-    if (!state.owns(PCI_CAP_ID_MSI, at, 2)) return undefined;
+    // What is left of an overlapped capability may begin anywhere, also where no register of 16 bits can be.
+    if ((at & 1) !== 0 || !state.owns(PCI_CAP_ID_MSI, at, 2)) return undefined;
     const { host } = state;
     let flags = state.word(at);
     if (!host.msiActive) flags &= ~PCI_MSI_FLAGS_ENABLE;
