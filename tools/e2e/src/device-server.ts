@@ -31,6 +31,8 @@ export interface DeviceServerOptions {
   args?: readonly string[];
   /** The socket, for a server that takes the place of another. Default: one of its own. */
   socket?: string;
+  /** Keeps a trace; VFIO_E2E_TRACE=1 keeps one of every server. */
+  trace?: boolean;
 }
 
 const { VFIO_E2E_TIME_SCALE, VFIO_E2E_TRACE } = process.env;
@@ -44,7 +46,7 @@ const PACKAGE = join(import.meta.dirname, '..');
 
 /** One `vfio serve` that serves one function of the emulated host. */
 export class DeviceServer {
-  /** Folder with events.log (what it printed), errors.log and, with VFIO_E2E_TRACE=1, trace.log. */
+  /** Folder with events.log (what it printed), errors.log and, where one is kept, trace.log. */
   readonly logs: string;
   readonly socket: string;
   /** Every event so far, in order. */
@@ -61,7 +63,7 @@ export class DeviceServer {
     this.#changes.setMaxListeners(0);
     const argv = ['serve', options.address, '--socket-path', this.socket, '--json'];
     if (options.driver !== undefined) argv.push('--driver', options.driver);
-    if (VFIO_E2E_TRACE) argv.push('--trace', join(logs, 'trace.log'));
+    if (options.trace === true || VFIO_E2E_TRACE) argv.push('--trace', join(logs, 'trace.log'));
     argv.push(...(options.args ?? []));
     const errors = openSync(join(logs, 'errors.log'), 'a');
     // It ends with the process that started it, however that one ends.
@@ -123,6 +125,11 @@ export class DeviceServer {
   /** Sentences of the server's warnings so far. */
   get warnings(): string[] {
     return this.events.filter(({ type }) => type === 'warning').map(({ message }) => message ?? '');
+  }
+
+  /** The messages so far, a line each, of a server that keeps a trace. */
+  trace(): string[] {
+    return readFileSync(join(this.logs, 'trace.log'), 'utf8').trimEnd().split('\n');
   }
 
   /** Asks it to end, as a service manager does, and gives its exit code. */

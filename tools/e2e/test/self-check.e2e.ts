@@ -12,6 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import type { Guest } from '../src/guest.js';
+import { nvmeChecks, rebootCheck } from './nvme-checks.js';
 import { boot, showLogsOfFailures, withGuest } from './support.js';
 
 /*
@@ -26,6 +27,7 @@ const EDU = '0000:00:06.0';
 describe("a guest with QEMU's own NVMe controller", () => {
   let folder: string;
   let guest: Guest;
+  const subject = { guest: () => guest, address: NVME, serial: 'self-check', interrupts: 3 };
 
   beforeAll(async () => {
     folder = mkdtempSync(join(tmpdir(), 'vfio-e2e-disk-'));
@@ -51,41 +53,7 @@ describe("a guest with QEMU's own NVMe controller", () => {
     expect((await guest.ok('uname -r')).trim()).toBe(inject('artifacts').kernel.release);
   });
 
-  test('finds the stock driver by modalias, which probes without a warning', async () => {
-    await guest.ok(`modprobe $(cat /sys/bus/pci/devices/${NVME}/modalias)`);
-    await guest.until('test -b /dev/nvme0n1');
-    expect(await guest.ok(`basename $(readlink /sys/bus/pci/devices/${NVME}/driver)`)).toBe('nvme\n');
-    expect(await guest.ok('dmesg --level warn,err,crit,alert,emerg | grep -i nvme || true')).not.toMatch(
-      /timeout|fail/i,
-    );
-  });
-
-  test('identifies the controller', async () => {
-    const identity = JSON.parse(await guest.ok('nvme id-ctrl /dev/nvme0 --output-format=json')) as { sn: string };
-    expect(identity.sn.trim()).toBe('self-check');
-  });
-
-  test('writes 64 MiB and reads back the same bytes, and MSI-X counts move', async () => {
-    const counts = async () =>
-      (await guest.ok("grep nvme0q /proc/interrupts | awk '{ print $2 + $3 }'")).trim().split('\n').map(Number);
-    const before = await counts();
-    await guest.ok('dd if=/dev/urandom of=/tmp/data bs=1M count=64 2>/dev/null');
-    const written = await guest.ok('sha256sum </tmp/data');
-    await guest.ok('dd if=/tmp/data of=/dev/nvme0n1 bs=1M oflag=direct && rm /tmp/data');
-    expect(await guest.ok('dd if=/dev/nvme0n1 bs=1M count=64 iflag=direct | sha256sum')).toBe(written);
-    const after = await counts();
-    expect(after.length).toBe(3);
-    expect(after.reduce((a, b) => a + b)).toBeGreaterThan(before.reduce((a, b) => a + b) + 100);
-  });
-
-  test('passes an fio verify run', async () => {
-    const report = await guest.ok(
-      'fio --name=verify --filename=/dev/nvme0n1 --rw=randwrite --bs=4k --size=8m --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 --output-format=json',
-      { seconds: 120 },
-    );
-    const [job] = (JSON.parse(report) as { jobs: { error: number; read: { io_bytes: number } }[] }).jobs;
-    expect(job).toMatchObject({ error: 0, read: { io_bytes: 8 << 20 } });
-  });
+  nvmeChecks(subject);
 
   test('shows the function to lspci -vvv', async () => {
     const text = await guest.ok(`lspci -vvv -s ${NVME}`);
@@ -94,14 +62,7 @@ describe("a guest with QEMU's own NVMe controller", () => {
     expect(text).toContain('Kernel driver in use: nvme');
   });
 
-  test('reboots from inside and finds its disk again', async () => {
-    const written = await guest.ok('dd if=/dev/nvme0n1 bs=1M count=1 iflag=direct | sha256sum');
-    const took = await guest.reboot();
-    console.log(`self-check: the guest reboots in ${took} ms`);
-    await guest.ok('modprobe nvme');
-    await guest.until('test -b /dev/nvme0n1');
-    expect(await guest.ok('dd if=/dev/nvme0n1 bs=1M count=1 iflag=direct | sha256sum')).toBe(written);
-  });
+  rebootCheck(subject);
 
   test('takes a device on a root port while it runs, and gives it back', async () => {
     await guest.qmp.execute('device_add', { driver: 'edu', id: 'plugged', bus: 'port0' });

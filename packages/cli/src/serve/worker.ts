@@ -36,7 +36,7 @@ async function serve(job: ServeJob): Promise<() => Promise<void>> {
         ...(job.compat === undefined ? {} : { compat: job.compat as CompatMode }),
         ...(traceFd === undefined
           ? {}
-          : { trace: (line: string) => void writeSync(traceFd, `${fn.address} ${line}\n`) }),
+          : { trace: (line: string) => void writeSync(traceFd, `${line}\n`) }),
         onWarning: (message) => warn(message, fn.address),
         onAttach: ({ peer }) => tell({ type: 'attached', address: fn.address, peer }),
         onDetach: (reason) => tell({ type: 'detached', address: fn.address, reason }),
