@@ -81,6 +81,7 @@ export class ServerSession implements LoopSource, HandlerContext {
   readonly closed: Promise<void>;
   migrationData: MigrationData | undefined;
   migrationState: number | undefined;
+  readonly irqsGiven = new Set<number>();
   readonly #options: SessionOptions;
   readonly #connection: Connection;
   readonly #state: Int32Array;

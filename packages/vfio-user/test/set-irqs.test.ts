@@ -94,6 +94,20 @@ test('every kind reaches the device as it was sent', async () => {
   ]);
 });
 
+test('descriptors taken away that were never given were lost on the way: the log says once that interrupts are off', async () => {
+  const { attached, warnings } = await serve(new FakeDevice());
+  const client = await attached();
+  await client.ok(8, set(NONE | TRIGGER, 0, 0, 0));
+  await client.ok(8, set(EVENTFD | TRIGGER, 2, 0, 1));
+  await client.ok(8, set(EVENTFD | TRIGGER, 3, 0, 1), [eventfd()]);
+  await client.ok(8, set(EVENTFD | TRIGGER, 3, 0, 1));
+  expect(warnings).toEqual([]);
+  for (let time = 0; time < 3; time++) await client.ok(8, set(EVENTFD | TRIGGER, 0, 0, 1));
+  expect(warnings).toEqual([
+    expect.stringMatching(/interrupt index 0 came without a descriptor: its interrupts are off/),
+  ]);
+});
+
 test('what the device refuses comes back as its errno, and nothing leaks', async () => {
   const device = new FakeDevice({
     setIrqs: ({ triggers }) => {

@@ -20,6 +20,8 @@ export interface HandlerContext {
   migrationData: MigrationData | undefined;
   /** The state that the client last set; undefined: none. */
   migrationState: number | undefined;
+  /** Indexes of interrupts that the client gave descriptors for, or was found to have lost them. */
+  readonly irqsGiven: Set<number>;
   /** A sentence for the log. */
   warn(message: string): void;
 }

@@ -11,13 +11,14 @@ import {
   VFIO_IRQ_SET_DATA_EVENTFD,
   VFIO_IRQ_SET_DATA_NONE,
   VFIO_IRQ_SET_DATA_TYPE_MASK,
+  VFIO_PCI_MSIX_IRQ_INDEX,
 } from '@vfio/uapi';
 import { LITTLE_ENDIAN } from '../byte-order.js';
 import { checkEventfd, EventfdTrigger } from '../eventfd-trigger.js';
 import { MAX_IRQ_COUNT } from '../limits.js';
 import { EMPTY_REPLY, malformed, type Reply, type Request } from '../request.js';
 import type { ServiceLoop } from '../service-loop.js';
-import type { Handler } from './handler.js';
+import type { Handler, HandlerContext } from './handler.js';
 
 const ACTIONS: readonly number[] = [VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_ACTION_TRIGGER];
 const DATA_TYPES: readonly number[] = [VFIO_IRQ_SET_DATA_NONE, VFIO_IRQ_SET_DATA_BOOL, VFIO_IRQ_SET_DATA_EVENTFD];
@@ -27,7 +28,8 @@ const DATA_TYPES: readonly number[] = [VFIO_IRQ_SET_DATA_NONE, VFIO_IRQ_SET_DATA
  * which is also what a client sees that sits behind something that drops descriptors. What depends on the device is
  * checked by the device.
  */
-export const setIrqs: Handler = ({ device, loop }, request): Reply => {
+export const setIrqs: Handler = (context, request): Reply => {
+  const { device, loop } = context;
   const { flags, index, start, count, bools } = decodeVfioUserIrqSet(
     request.payload,
     request.fds.length,
@@ -46,6 +48,7 @@ export const setIrqs: Handler = ({ device, loop }, request): Reply => {
   const common = { flags, index, start, count };
   let available = 0;
   if (dataType === VFIO_IRQ_SET_DATA_EVENTFD) {
+    if (action === VFIO_IRQ_SET_ACTION_TRIGGER && count > 0) noteDescriptors(context, index, request.fds.length);
     available = device.setIrqs({ ...common, triggers: takeTriggers(loop, request, count) });
   } else if (bools !== undefined) available = device.setIrqs({ ...common, bools: bools.slice() });
   else available = device.setIrqs(common);
@@ -54,6 +57,21 @@ export const setIrqs: Handler = ({ device, loop }, request): Reply => {
     throw errnoError('ENOSPC', `index ${index}: only ${available} vectors can be had`, { op: 'DEVICE_SET_IRQS' });
   return EMPTY_REPLY;
 };
+
+/**
+ * A client that takes away descriptors which it never gave has given them: something in between dropped them. With MSI-X
+ * nothing can be told, QEMU enables it by such a message.
+ */
+function noteDescriptors(context: HandlerContext, index: number, given: number): void {
+  if (context.irqsGiven.has(index)) return;
+  if (given === 0) {
+    if (index === VFIO_PCI_MSIX_IRQ_INDEX) return;
+    context.warn(
+      `DEVICE_SET_IRQS for interrupt index ${index} came without a descriptor: its interrupts are off. Something between client and server (a proxy, socat) drops descriptors`,
+    );
+  }
+  context.irqsGiven.add(index);
+}
 
 /** The descriptors as triggers; where there are none, as many nulls. They are the device's from then on. */
 function takeTriggers(loop: ServiceLoop, request: Request, count: number): (EventTrigger | null)[] {
