@@ -37,7 +37,7 @@ const PROGRAMS: Record<string, readonly string[]> = {
 const DATA = ['usr/share/misc/pci.ids'] as const;
 
 /** Our own programs for guests: built statically by this machine's compiler. */
-const COMPILED = ['config-probe.c', 'vfio-probe.c', 'edu.c'] as const;
+const COMPILED = ['config-probe.c', 'vfio-probe.c', 'edu.c', 'journal.c'] as const;
 const SCRIPTS: Record<string, string> = { 'init.sh': 'usr/sbin/init', 'agent.sh': 'usr/bin/agent' };
 
 /** Modules that guests may load, each with all it depends on; one that the kernel has built in is passed over. */
