@@ -34,9 +34,7 @@ async function serve(job: ServeJob): Promise<() => Promise<void>> {
       const device = deviceOf(session.bus, fn);
       const server = new VfioUserServer(device, {
         ...(job.compat === undefined ? {} : { compat: job.compat as CompatMode }),
-        ...(traceFd === undefined
-          ? {}
-          : { trace: (line: string) => void writeSync(traceFd, `${line}\n`) }),
+        ...(traceFd === undefined ? {} : { trace: (line: string) => void writeSync(traceFd, `${line}\n`) }),
         onWarning: (message) => warn(message, fn.address),
         onAttach: ({ peer }) => tell({ type: 'attached', address: fn.address, peer }),
         onDetach: (reason) => tell({ type: 'detached', address: fn.address, reason }),
