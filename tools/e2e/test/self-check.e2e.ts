@@ -12,6 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import type { Guest } from '../src/guest.js';
+import { driveEdu, giveToVfio } from './edu-checks.js';
 import { nvmeChecks, rebootCheck } from './nvme-checks.js';
 import { boot, showLogsOfFailures, withGuest } from './support.js';
 
@@ -86,13 +87,8 @@ describe("a guest with QEMU's own edu device", () => {
     await withGuest(
       { name: 'self-check-edu-vfio', iommu: true, devices: [{ driver: 'edu', addr: '6.0' }] },
       async (guest) => {
-        await guest.ok('modprobe -a vfio_iommu_type1 vfio-pci');
-        await guest.ok(
-          `echo vfio-pci >/sys/bus/pci/devices/${EDU}/driver_override; echo ${EDU} >/sys/bus/pci/drivers_probe`,
-        );
-        for (const irq of ['msi', 'intx']) {
-          expect(await guest.ok(`edu vfio ${EDU} ${irq}`)).toMatch(/edu: all checks passed\n$/);
-        }
+        await giveToVfio(guest, EDU);
+        for (const irq of ['msi', 'intx']) await driveEdu(guest, `vfio ${EDU} ${irq}`);
         // The program's own teeth: interrupts that come although none are expected must fail it.
         const wrong = await guest.run(`edu vfio ${EDU} none`);
         expect(wrong.code).toBe(1);
@@ -105,7 +101,7 @@ describe("a guest with QEMU's own edu device", () => {
     const devices = [{ driver: 'edu', addr: '6.0' }];
     await withGuest({ name: 'self-check-edu-uio', memory: 'private', devices }, async (guest) => {
       await guest.ok('modprobe uio_pci_generic && echo 1234 11e8 >/sys/bus/pci/drivers/uio_pci_generic/new_id');
-      expect(await guest.ok(`edu uio ${EDU} intx`)).toMatch(/edu: all checks passed\n$/);
+      await driveEdu(guest, `uio ${EDU} intx`);
     });
   });
 });
