@@ -161,6 +161,7 @@ export const ERRNO_TABLE: readonly ErrnoRow[] = [
     ['device', 'EINVAL', 'low power entry while it is engaged'],
     ['ioctl', 'EINVAL', 'ZPCI_ERROR without a buffer'],
     ['device', 'ENOMSG', 'ZPCI_ERROR with nothing pending'],
+    ['device', 'ENODEV', 'ZPCI_ERROR of a function that is not zPCI'],
   ]),
   ...rows('DMA_BUF', [
     ['device', 'EOPNOTSUPP', 'a driver that has no dma-bufs, also with PROBE'],

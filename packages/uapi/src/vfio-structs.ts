@@ -291,8 +291,8 @@ export const vfioDeviceFeatureDmaBuf = struct('vfio_device_feature_dma_buf', {
 });
 export interface VfioDeviceFeatureDmaBuf extends StructOf<typeof vfioDeviceFeatureDmaBuf> {}
 
-/** Feature 13: a pointer to a buffer in the caller's address space. */
-export const vfioDeviceFeatureZpciErr = struct('vfio_device_feature_zpci_err', { userPtr: u64 });
+/** Feature 13: `data` points to a buffer in the caller's address space. */
+export const vfioDeviceFeatureZpciErr = struct('vfio_device_feature_zpci_err', { data: u64 });
 export interface VfioDeviceFeatureZpciErr extends StructOf<typeof vfioDeviceFeatureZpciErr> {}
 
 /* --- migration data descriptor --- */

@@ -1,13 +1,17 @@
 /**
  * Constants and layouts compared with the system's own headers, by a C program that is compiled from our tables. What an
- * older header does not have, or has otherwise, is listed here with its reason: nothing is skipped silently.
+ * older header does not have, or has otherwise, is listed here with its reason: nothing is skipped silently. What this
+ * package does not have is a failure up to the version that it was written from, and no news from a newer one.
  */
 import { beforeAll, describe, expect, test } from 'vitest';
 import * as pciRegs from '../src/pci-regs.js';
 import type { Struct } from '../src/struct.js';
 import * as constants from '../src/vfio.js';
 import * as structs from '../src/vfio-structs.js';
-import { headerNames, headerText, printed, structMembers, whyNoHeaders } from './support/c-headers.js';
+import { headerNames, headerText, headerVersion, printed, structMembers, whyNoHeaders } from './support/c-headers.js';
+
+/** The newest headers of which every name is here. */
+const KNOWN_TO: readonly [major: number, minor: number] = [7, 3];
 
 /** Names that the installed header may lack, by what brought them. */
 const NEWER: Record<string, readonly (string | RegExp)[]> = {
@@ -41,6 +45,8 @@ const NEWER: Record<string, readonly (string | RegExp)[]> = {
     /^PCI_DVSEC_CXL_/,
   ],
   'bits named since Linux 6.1': [
+    /^PCI_(PRIMARY|SECONDARY|SUBORDINATE)_BUS_MASK$/,
+    'PCI_SEC_LATENCY_TIMER_MASK',
     'PCI_CAP_ID_MASK',
     'PCI_CAP_LIST_NEXT_MASK',
     'PCI_HEADER_TYPE_MFD',
@@ -159,6 +165,9 @@ const layouts: readonly Layout[] = Object.values(structs).map(
 );
 
 const reason = whyNoHeaders();
+const [major, minor] = headerVersion();
+const isNewer = major > KNOWN_TO[0] || (major === KNOWN_TO[0] && minor > KNOWN_TO[1]);
+const onlyUpTo = isNewer ? ` (skipped: the headers are Linux ${major}.${minor}, newer than ${KNOWN_TO.join('.')})` : '';
 
 describe.skipIf(reason !== undefined)(
   `the system's headers${reason === undefined ? '' : ` (skipped: ${reason})`}`,
@@ -206,7 +215,7 @@ describe.skipIf(reason !== undefined)(
       expect(missing.filter((name) => !isListed(NEWER, name) && !isListed(OLDER, name))).toEqual([]);
     });
 
-    test('have no constant that is not here, but those listed as left out', () => {
+    test.skipIf(isNewer)(`have no constant that is not here, but those listed as left out${onlyUpTo}`, () => {
       expect([...names].filter((name) => !ours.has(name) && !isListed(LEFT_OUT, name))).toEqual([]);
     });
 
@@ -243,7 +252,7 @@ describe.skipIf(reason !== undefined)(
       expect(missing).toEqual([]);
     });
 
-    test('have no vfio struct that is not here, but those that are variable parts or left out', () => {
+    test.skipIf(isNewer)(`have no struct that is not here, but variable parts or left out${onlyUpTo}`, () => {
       const found = [...text.matchAll(/\bstruct\s+(vfio_\w+)\s*\{/g)].map(([, name]) => name!);
       const known = new Set([...layouts.map(({ ours: struct }) => struct.name)]);
       const leftOut: Record<string, string> = {

@@ -454,6 +454,29 @@ describe.each([true, false])('a device behind its ioctls (little-endian: %s)', (
     expect(device.deviceFeature({ flags: GET | 13 })).toEqual(record);
   });
 
+  test('the buffer of a zPCI error record is as long as the device says that a record is', () => {
+    const zpciBase = {
+      id: uapi.VFIO_DEVICE_INFO_CAP_ZPCI_BASE,
+      version: 3,
+      startDma: 0n,
+      endDma: 0n,
+      pchid: 0,
+      vfn: 0,
+      fmbLength: 0,
+      pft: 0,
+      gid: 0,
+      fh: 0,
+      ccdfErrLength: 48,
+    } as const;
+    const caps = [uapi.encodeDeviceCap(zpciBase, littleEndian)];
+    const record = Uint8Array.from({ length: 48 }, (_, at) => at);
+    const { device } = over({
+      getInfo: () => ({ flags: 3, numRegions: 9, numIrqs: 5, caps }),
+      deviceFeature: ({ flags }) => ((flags & PROBE) !== 0 ? undefined : record),
+    });
+    expect(device.deviceFeature({ flags: GET | 13 })).toEqual(record);
+  });
+
   test('a data descriptor that is not there is -1', () => {
     const { device } = over({ deviceFeature: ({ flags }) => ((flags & PROBE) !== 0 ? undefined : { state: 1 }) });
     expect(device.deviceFeature({ flags: SET | 2, value: { state: 1 } })).toEqual({ state: 1, dataFd: -1 });
@@ -644,7 +667,7 @@ describe('ioctlDevice', () => {
   test('says where the address of each pointer goes', () => {
     const seen: PointerFixup[][] = [];
     const device = ioctlDevice((_request, _arg, pointers) => {
-      seen.push([...pointers]);
+      if (pointers.length > 0) seen.push([...pointers]);
       return 0;
     }, true);
     const token = new Uint8Array(16);

@@ -270,6 +270,7 @@ const ELSEWHERE: Record<string, string> = {
   'PCI_HOT_RESET.9': 'ownership is given by addresses; descriptors are resolved by whoever has them',
   'PCI_HOT_RESET.10': 'the same',
   'FEATURE.17': 'the feature belongs to zPCI, whose package adds it',
+  'FEATURE.18': 'the same',
   'ioctl.3': 'a handle exists only once a device is open',
   'BIND_IOMMUFD.9': 'a node of the kernel; here several handles share a device',
   'BIND_IOMMUFD.10': 'a node of the kernel',

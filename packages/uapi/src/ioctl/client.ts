@@ -1,7 +1,9 @@
 /** Makes ioctls: typed calls in, bytes out to whoever carries them, typed results back. */
+import { decodeDeviceCap } from '../device-caps.js';
 import { errnoError, isVfioError } from '../errors.js';
 import {
   type DecodedInfo,
+  type DeviceInfo,
   decodeDeviceInfo,
   decodeHotResetInfo,
   decodeIrqInfo,
@@ -19,10 +21,12 @@ import {
   VFIO_DEVICE_FEATURE_GET,
   VFIO_DEVICE_FEATURE_MASK,
   VFIO_DEVICE_FEATURE_PROBE,
+  VFIO_DEVICE_FEATURE_ZPCI_ERROR,
   VFIO_DEVICE_GET_INFO,
   VFIO_DEVICE_GET_IRQ_INFO,
   VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
   VFIO_DEVICE_GET_REGION_INFO,
+  VFIO_DEVICE_INFO_CAP_ZPCI_BASE,
   VFIO_DEVICE_IOEVENTFD,
   VFIO_DEVICE_PCI_HOT_RESET,
   VFIO_DEVICE_RESET,
@@ -39,7 +43,7 @@ import {
   vfioPrecopyInfo,
   vfioRegionInfo,
 } from '../vfio-structs.js';
-import { featureCodec, type PointerFixup } from './feature-data.js';
+import { featureCodec, type PointerFixup, ZPCI_ERROR_RECORD_SIZE } from './feature-data.js';
 import { encodeHotReset } from './hot-reset.js';
 import { encodeIoeventfd } from './ioeventfd.js';
 import { encodeAttachIommufdPt, encodeBindIommufd, encodeDetachIommufdPt } from './iommufd.js';
@@ -104,15 +108,24 @@ export function ioctlDevice(ioctl: RawIoctl, littleEndian: boolean): Required<Io
       'VFIO_DEVICE_GET_REGION_INFO',
     );
 
+  const getInfo = (): DeviceInfo =>
+    callWithRoom(
+      (argsz) => argument(vfioDeviceInfo.size, argsz, littleEndian),
+      (arg) => ioctl(VFIO_DEVICE_GET_INFO, arg, NO_POINTERS),
+      (reply) => decodeDeviceInfo(reply, littleEndian),
+      vfioDeviceInfo.size,
+      'VFIO_DEVICE_GET_INFO',
+    );
+
+  /** The device writes a whole record behind the pointer: no room less than it says may be offered. */
+  const errorRecordSize = (): number => {
+    const caps = getInfo().caps.map((cap) => decodeDeviceCap(cap, littleEndian));
+    const base = caps.find((cap) => cap?.id === VFIO_DEVICE_INFO_CAP_ZPCI_BASE);
+    return Math.max(ZPCI_ERROR_RECORD_SIZE, base?.ccdfErrLength ?? 0);
+  };
+
   return {
-    getInfo: () =>
-      callWithRoom(
-        (argsz) => argument(vfioDeviceInfo.size, argsz, littleEndian),
-        (arg) => ioctl(VFIO_DEVICE_GET_INFO, arg, NO_POINTERS),
-        (reply) => decodeDeviceInfo(reply, littleEndian),
-        vfioDeviceInfo.size,
-        'VFIO_DEVICE_GET_INFO',
-      ),
+    getInfo,
 
     getRegionInfo,
 
@@ -161,7 +174,8 @@ export function ioctlDevice(ioctl: RawIoctl, littleEndian: boolean): Required<Io
         return undefined;
       }
       const isGet = (flags & VFIO_DEVICE_FEATURE_GET) !== 0;
-      const made = codec?.make(value, isGet, littleEndian);
+      const isZpciError = (flags & VFIO_DEVICE_FEATURE_MASK) === VFIO_DEVICE_FEATURE_ZPCI_ERROR;
+      const made = codec?.make(isZpciError ? { recordSize: errorRecordSize() } : value, isGet, littleEndian);
       const data = made?.data ?? bytesOf(value);
       const arg = new Uint8Array(head + data.length);
       vfioDeviceFeature.write(viewOf(arg), 0, { argsz: arg.length, flags }, littleEndian);

@@ -381,7 +381,7 @@ const DMA_BUF: FeatureCodec = {
   },
 };
 
-/** Size of one record of the zPCI error queue. */
+/** Size of one record of the zPCI error queue, where ZPCI_BASE says no other (`ccdfErrLength`). */
 export const ZPCI_ERROR_RECORD_SIZE = 32;
 
 const ZPCI_ERROR: FeatureCodec = {
@@ -389,22 +389,22 @@ const ZPCI_ERROR: FeatureCodec = {
   size: vfioDeviceFeatureZpciErr.size,
   serve: (data, _isGet, { littleEndian, memory }) => {
     const layout = vfioDeviceFeatureZpciErr;
-    const { userPtr } = layout.read(viewOf(fromUserBytes(data, layout.size)), 0, littleEndian);
-    if (userPtr === 0n) {
+    const { data: address } = layout.read(viewOf(fromUserBytes(data, layout.size)), 0, littleEndian);
+    if (address === 0n) {
       throw errnoError('EINVAL', 'no buffer for the error record', { op: 'VFIO_DEVICE_FEATURE_ZPCI_ERROR' });
     }
     return {
       value: undefined,
       finish: (result) => {
-        memory.write(userPtr, as<Uint8Array>(result));
+        memory.write(address, as<Uint8Array>(result));
         return 0;
       },
     };
   },
-  make: (_value, _isGet, littleEndian) => {
-    const record = new Uint8Array(ZPCI_ERROR_RECORD_SIZE);
+  make: (value, _isGet, littleEndian) => {
+    const record = new Uint8Array(as<{ recordSize: number }>(value).recordSize);
     return {
-      data: vfioDeviceFeatureZpciErr.encode({ userPtr: 0n }, littleEndian),
+      data: vfioDeviceFeatureZpciErr.encode({ data: 0n }, littleEndian),
       pointers: [{ at: 0, bytes: record }],
       result: () => record,
     };

@@ -368,9 +368,6 @@ export const PCI_L1SS_CTL2_T_PWR_ON_VALUE = 0x000000f8;
 /* Designated Vendor-Specific */
 export const PCI_DVSEC_HEADER1 = 0x4;
 export const PCI_DVSEC_HEADER2 = 0x8;
-export const PCI_DVSEC_CXL_PORT = 3;
-export const PCI_DVSEC_CXL_PORT_CTL = 0x0c;
-export const PCI_DVSEC_CXL_PORT_CTL_UNMASK_SBR = 0x00000001;
 
 /* VF Resizable BAR (the layout of Resizable BAR) */
 export const PCI_VF_REBAR_CAP = PCI_REBAR_CAP;
@@ -452,6 +449,6 @@ export const PCI_DOE_DATA_OBJECT_DISC_RSP_3_NEXT_INDEX = 0xff000000;
 
 /* Device 3 */
 export const PCI_DEV3_CAP = 0x04;
-export const PCI_DEV3_CTRL = 0x08;
+export const PCI_DEV3_CTL = 0x08;
 export const PCI_DEV3_STA = 0x0c;
 export const PCI_DEV3_STA_SEGMENT = 0x8;

@@ -5,6 +5,15 @@ import { join } from 'node:path';
 
 const INCLUDE = '/usr/include/linux';
 const HEADERS = ['pci_regs.h', 'vfio.h', 'vfio_zdev.h'];
+/** What newer ones of them use and do not include themselves. */
+const NEEDED_BY_HEADERS = ['linux/const.h', 'asm/bitsperlong.h', 'linux/bits.h'];
+
+/** Version of the kernel that the headers are from; `[0, 0]` where they do not say. */
+export function headerVersion(): readonly [major: number, minor: number] {
+  const file = join(INCLUDE, 'version.h');
+  const [, code] = /LINUX_VERSION_CODE\s+(\d+)/.exec(existsSync(file) ? readFileSync(file, 'utf8') : '') ?? [];
+  return code === undefined ? [0, 0] : [Number(code) >> 16, (Number(code) >> 8) & 0xff];
+}
 
 /** Why the system's headers cannot be compared with, or `undefined` where they can. */
 export function whyNoHeaders(): string | undefined {
@@ -58,6 +67,7 @@ export function printed(lines: readonly string[]): Map<string, string> {
     const source = [
       '#include <stddef.h>',
       '#include <stdio.h>',
+      ...NEEDED_BY_HEADERS.map((name) => `#if __has_include(<${name}>)\n#include <${name}>\n#endif`),
       ...HEADERS.map((name) => `#include <linux/${name}>`),
       'int main(void) {',
       ...lines,

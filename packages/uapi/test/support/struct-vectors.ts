@@ -291,7 +291,7 @@ export const STRUCT_VECTORS: Readonly<Record<string, StructVector>> = {
     big: '0102030405060708090a0b0c0d0e0f10',
   },
   vfioDeviceFeatureZpciErr: {
-    value: { userPtr: 0x102030405060708n },
+    value: { data: 0x102030405060708n },
     little: '0807060504030201',
     big: '0102030405060708',
   },
