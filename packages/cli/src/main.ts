@@ -1,4 +1,4 @@
-import { isVfioError } from '@vfio/core';
+import { isVfioError, messageOf } from '@vfio/core';
 import { CommanderError } from 'commander';
 import type { Io } from './io.js';
 import { paint } from './output.js';
@@ -36,7 +36,7 @@ function report(error: unknown, debug: boolean, io: Io): void {
   const known = isVfioError(error);
   const where = known && error.device !== undefined ? `${error.device}: ` : '';
   const what = known ? ` (${[error.code, error.errno].filter((part) => part !== undefined).join(', ')})` : '';
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   const sentence = message.startsWith(where) ? message : `${where}${message}`;
   io.err(`${paint(io, 'red', 'vfio')}: ${sentence}${what}\n`);
   const hint = known ? HINTS[error.code] : undefined;

@@ -3,6 +3,7 @@ export {
   errnoError,
   hex,
   isVfioError,
+  messageOf,
   VFIO_ERROR_CODES,
   VfioError,
   type VfioErrorCode,

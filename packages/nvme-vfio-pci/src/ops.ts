@@ -1,4 +1,4 @@
-import type { VfioDeviceOps, VfioOpsFactory, VfioPciCoreDevice } from '@vfio/core';
+import { messageOf, type VfioDeviceOps, type VfioOpsFactory, type VfioPciCoreDevice } from '@vfio/core';
 import { PCI_COMMAND_MASTER } from '@vfio/uapi';
 import { Config } from './config.js';
 import { Controller } from './controller.js';
@@ -46,7 +46,7 @@ async function closeDevice(core: VfioDeviceOps, dev: VfioPciCoreDevice, shutdown
     await new Controller(dev, core).shutdown(shutdownTimeoutMs);
   } catch (error) {
     // A close cannot fail, and a controller that is broken is reset next; but somebody's data may be lost.
-    dev.warn(`no orderly shutdown: ${error instanceof Error ? error.message : String(error)}`);
+    dev.warn(`no orderly shutdown: ${messageOf(error)}`);
   }
   await core.closeDevice(dev);
 }

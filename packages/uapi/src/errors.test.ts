@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { ERRNO, type ErrnoName, errnoName, errnoNumber } from './errno.js';
-import { errnoError, hex, isVfioError, VFIO_ERROR_CODES, VfioError } from './errors.js';
+import { errnoError, hex, isVfioError, messageOf, VFIO_ERROR_CODES, VfioError } from './errors.js';
 
 describe('errno', () => {
   test('names and numbers go both ways', () => {
@@ -77,4 +77,18 @@ test('numbers are shown in lower-case hex', () => {
   expect(hex(-1)).toBe('-0x1');
   expect(hex(2n ** 64n - 1n)).toBe('0xffffffffffffffff');
   expect(hex(-16n)).toBe('-0x10');
+});
+
+test('whatever was thrown has a sentence', () => {
+  const thrown = [new RangeError('too far'), 'a text', null, undefined, 7, Symbol('x'), {}, Object.create(null)];
+  expect(thrown.map(messageOf)).toEqual([
+    'too far',
+    'a text',
+    'null',
+    'undefined',
+    '7',
+    'Symbol(x)',
+    '[object Object]',
+    '[object Object]',
+  ]);
 });

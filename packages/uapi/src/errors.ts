@@ -117,6 +117,13 @@ export function errnoError(
   return new VfioError(CODE_OF_ERRNO[errno] ?? 'ERR_VFIO_INVALID_ARGUMENT', message, { ...options, errno });
 }
 
+/** The sentence of whatever was thrown: code that is not ours may throw anything. */
+export function messageOf(thrown: unknown): string {
+  if (thrown instanceof Error) return thrown.message;
+  // What has no text of its own (`Object.create(null)`) throws when it is asked for one.
+  return typeof thrown === 'object' && thrown !== null ? Object.prototype.toString.call(thrown) : String(thrown);
+}
+
 /** `value` as the messages of this project show numbers: lower-case hex with `0x`. */
 export function hex(value: number | bigint): string {
   return value < 0 ? `-0x${(-value).toString(16)}` : `0x${value.toString(16)}`;

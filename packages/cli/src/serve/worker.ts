@@ -4,7 +4,7 @@
  */
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
-import { deviceOf, isVfioError } from '@vfio/core';
+import { deviceOf, isVfioError, messageOf } from '@vfio/core';
 import { type CompatMode, VfioUserServer } from '@vfio/vfio-user';
 import { installedDrivers } from '../drivers.js';
 import { bindFunction, findFunction, openSession } from '../session.js';
@@ -67,7 +67,7 @@ try {
 function fail(error: unknown): void {
   tell({
     type: 'failed',
-    message: error instanceof Error ? error.message : String(error),
+    message: messageOf(error),
     code: isVfioError(error) ? error.code : undefined,
     stack: error instanceof Error ? error.stack : undefined,
   });

@@ -1,6 +1,7 @@
 import {
   type ErrnoName,
   isVfioError,
+  messageOf,
   PCI_COMMAND,
   PCI_COMMAND_INTX_DISABLE,
   PCI_COMMAND_IO,
@@ -121,7 +122,7 @@ function openBars(dev: VfioPciCoreDevice): void {
       bar.error = undefined;
     } catch (error) {
       bar.error = keptErrno(error);
-      dev.warn(`BAR ${bar.index} could not be opened: ${error instanceof Error ? error.message : String(error)}`);
+      dev.warn(`BAR ${bar.index} could not be opened: ${messageOf(error)}`);
     }
   }
 }
@@ -172,7 +173,7 @@ export async function vfioPciCoreDisable(dev: VfioPciCoreDevice): Promise<void> 
       const done = work();
       if (isPromise(done)) await done;
     } catch (error) {
-      dev.warn(`${what}: ${error instanceof Error ? error.message : String(error)}`);
+      dev.warn(`${what}: ${messageOf(error)}`);
     }
   };
   await quietly('power up at close', () => pmResume(dev));

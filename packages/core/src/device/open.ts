@@ -1,3 +1,4 @@
+import { messageOf } from '@vfio/uapi';
 import type { VfioPciCoreDevice } from './core-device.js';
 import { releaseRegions } from './dev-region.js';
 import { OpenedDevice } from './handle.js';
@@ -85,14 +86,13 @@ async function lastClose(dev: VfioPciCoreDevice): Promise<void> {
   try {
     await dev.dmaSpace.unmapAll();
   } catch (error) {
-    dev.warn(`DMA mappings at close: ${error instanceof Error ? error.message : String(error)}`);
+    dev.warn(`DMA mappings at close: ${messageOf(error)}`);
   }
 }
 
 /** Closes extensions, last first, then the device. What fails is told and does not stop the rest. */
 async function shutDown(dev: VfioPciCoreDevice, extensions: VfioPciCoreDevice['extensions']): Promise<void> {
-  const tell = (what: string, error: unknown) =>
-    dev.warn(`${what} at close: ${error instanceof Error ? error.message : String(error)}`);
+  const tell = (what: string, error: unknown) => dev.warn(`${what} at close: ${messageOf(error)}`);
   for (const extension of [...extensions].reverse()) {
     try {
       await extension.closeDevice?.(dev);

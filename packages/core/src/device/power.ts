@@ -1,4 +1,5 @@
 import {
+  messageOf,
   PCI_CAP_ID_PM,
   PCI_PM_CAP_D1,
   PCI_PM_CAP_D2,
@@ -188,11 +189,7 @@ export function whileAwakeSync<T>(dev: VfioPciCoreDevice, op: string, work: () =
 }
 
 function wakeError(dev: VfioPciCoreDevice, op: string, cause: unknown): VfioError {
-  return dev.error(
-    'EIO',
-    op,
-    `the function could not be woken: ${cause instanceof Error ? cause.message : String(cause)}`,
-  );
+  return dev.error('EIO', op, `the function could not be woken: ${messageOf(cause)}`);
 }
 
 /** {@link pmPut} of which nobody waits for the end. */

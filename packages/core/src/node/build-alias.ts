@@ -1,7 +1,7 @@
 import { mkdir, readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { VfioError } from '@vfio/uapi';
+import { messageOf, VfioError } from '@vfio/uapi';
 import { checkPciDriver, type PciDriver } from '../pci/driver.js';
 import { tableToAliases } from '../pci/file2alias.js';
 import { formatModulesAlias } from '../pci/modules-alias.js';
@@ -100,7 +100,7 @@ async function importDriver(
     const file = await realPathInside(directory, target);
     module = (await import(pathToFileURL(file).href)) as Readonly<Record<string, unknown>>;
   } catch (error) {
-    const reason = isMissing(error) ? `${target} is missing; build the package first` : (error as Error).message;
+    const reason = isMissing(error) ? `${target} is missing; build the package first` : messageOf(error);
     throw bad(`${entry.name}: "${entry.export}" could not be imported: ${reason}`, error);
   }
   const driver = module['driver'] as PciDriver | undefined;

@@ -1,7 +1,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { isVfioError, VfioError } from '@vfio/uapi';
+import { isVfioError, messageOf, VfioError } from '@vfio/uapi';
 import type { DriverSource } from '../pci/bus.js';
 import { checkPciDriver, type PciDriver } from '../pci/driver.js';
 import { AliasDriverSource, type FunctionConditions, noSuchDriver } from '../pci/driver-source.js';
@@ -165,17 +165,13 @@ export async function discoverDrivers(options: DiscoverOptions = {}): Promise<In
   return new InstalledDrivers(catalog, search, options, false);
 }
 
-function sentence(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
-}
-
 /** Reads every package; nothing that one of them holds can make it throw. */
 async function buildCatalog(search: PackageSearch): Promise<{ catalog: Catalog; files: FileStamp[] }> {
   const problems: PackageProblem[] = search.broken.map(({ directory, cause }) => ({
     package: directory,
     directory,
     kind: 'broken',
-    message: sentence(cause),
+    message: messageOf(cause),
   }));
   const files: FileStamp[] = [];
   const found: { driver: InstalledDriver; lines: AliasLine[] }[] = [];
@@ -188,7 +184,7 @@ async function buildCatalog(search: PackageSearch): Promise<{ catalog: Catalog; 
       pkg = await readPackageJson(directory);
     } catch (error) {
       if (!search.broken.some((other) => other.directory === directory)) {
-        problems.push({ package: directory, directory, kind: 'broken', message: sentence(error) });
+        problems.push({ package: directory, directory, kind: 'broken', message: messageOf(error) });
       }
       continue;
     }
@@ -251,7 +247,7 @@ async function readAliases(
     }
     content = await readFile(path);
   } catch (error) {
-    const hint = isMissing(error) ? 'is missing; the package is not built (vfio-alias writes it)' : sentence(error);
+    const hint = isMissing(error) ? 'is missing; the package is not built (vfio-alias writes it)' : messageOf(error);
     report('broken', `alias file ${driver.alias} ${hint}`);
     return undefined;
   }
@@ -296,14 +292,14 @@ async function loadDriver(driver: InstalledDriver, conditions: readonly string[]
     if (isVfioError(error)) throw error;
     const hint = isMissing(error)
       ? `"${driver.export}" leads to a file that is missing; is the package built?`
-      : sentence(error);
+      : messageOf(error);
     throw bad(hint, error);
   }
   let module: Readonly<Record<string, unknown>>;
   try {
     module = (await import(pathToFileURL(file).href)) as Readonly<Record<string, unknown>>;
   } catch (error) {
-    throw bad(`importing "${driver.export}" failed: ${sentence(error)}`, error);
+    throw bad(`importing "${driver.export}" failed: ${messageOf(error)}`, error);
   }
   const loaded = module['driver'];
   if (typeof loaded !== 'object' || loaded === null) throw bad(`"${driver.export}" exports no object "driver"`);
@@ -311,7 +307,7 @@ async function loadDriver(driver: InstalledDriver, conditions: readonly string[]
     // Checked below, field by field.
     checkPciDriver(loaded as PciDriver);
   } catch (error) {
-    throw bad(sentence(error), error);
+    throw bad(messageOf(error), error);
   }
   if ((loaded as PciDriver).name !== driver.name) {
     throw bad(`the driver that "${driver.export}" exports calls itself "${(loaded as PciDriver).name}"`);

@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util';
-import { isVfioError } from '@vfio/uapi';
+import { messageOf } from '@vfio/uapi';
 import { buildAliasFiles } from './build-alias.js';
+import { NODE_CONDITIONS } from './package-exports.js';
 
 const USAGE = `Usage: vfio-alias [options] [directory]
 
@@ -28,7 +29,7 @@ export async function main(args: readonly string[], io: AliasCommandIo): Promise
   try {
     parsed = parse(args);
   } catch (error) {
-    io.err(`vfio-alias: ${(error as Error).message}\n\n${USAGE}`);
+    io.err(`vfio-alias: ${messageOf(error)}\n\n${USAGE}`);
     return 2;
   }
   const { values, positionals } = parsed;
@@ -44,7 +45,7 @@ export async function main(args: readonly string[], io: AliasCommandIo): Promise
   try {
     const files = await buildAliasFiles(positionals[0] ?? '.', {
       check,
-      ...(conditions.length === 0 ? {} : { conditions: [...conditions, 'node', 'import', 'module-sync', 'default'] }),
+      ...(conditions.length === 0 ? {} : { conditions: [...conditions, ...NODE_CONDITIONS] }),
     });
     let stale = false;
     for (const file of files) {
@@ -60,7 +61,7 @@ export async function main(args: readonly string[], io: AliasCommandIo): Promise
     }
     return stale ? 1 : 0;
   } catch (error) {
-    io.err(`vfio-alias: ${isVfioError(error) || error instanceof Error ? error.message : String(error)}\n`);
+    io.err(`vfio-alias: ${messageOf(error)}\n`);
     return 1;
   }
 }

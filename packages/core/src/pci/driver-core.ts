@@ -1,4 +1,4 @@
-import { type ErrnoName, isVfioError, VfioError, type VfioErrorCode } from '@vfio/uapi';
+import { type ErrnoName, isVfioError, messageOf, VfioError, type VfioErrorCode } from '@vfio/uapi';
 import type { PciBus } from './bus.js';
 import type { PciDriver } from './driver.js';
 import type { DynamicIds } from './dynids.js';
@@ -191,7 +191,7 @@ export class DriverCore {
   /** ENODEV and ENXIO are how a driver declines a function after a closer look: nothing to report. */
   #warnProbe(slot: Slot, driver: PciDriver, error: unknown): void {
     if (isVfioError(error) && (error.errno === 'ENODEV' || error.errno === 'ENXIO')) return;
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = messageOf(error);
     this.warn({ message: `probe of ${driver.name} failed: ${reason}`, device: slot.fn.address, cause: error });
   }
 
@@ -233,7 +233,7 @@ export class DriverCore {
       return `the function is back with ${registered.driver.name}`;
     } catch (error) {
       this.#warnProbe(slot, registered.driver, error);
-      const reason = error instanceof Error ? error.message : String(error);
+      const reason = messageOf(error);
       return `the function is without a driver, because ${registered.driver.name} did not take it back: ${reason}`;
     }
   }

@@ -48,6 +48,7 @@ export function pciDeviceId(fields: Partial<PciDeviceId> = {}): PciDeviceId {
 
 /** What is wrong with a row, as a sentence; undefined where it is right. */
 export function pciDeviceIdProblem(id: PciDeviceId): string | undefined {
+  if (typeof id !== 'object' || id === null) return `it is ${String(id)}, not an object`;
   for (const field of U32_FIELDS) {
     const value: unknown = id[field];
     if (!Number.isInteger(value) || (value as number) < 0 || (value as number) > 0xffffffff) {

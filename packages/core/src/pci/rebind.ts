@@ -1,4 +1,4 @@
-import { isVfioError, VfioError } from '@vfio/uapi';
+import { isVfioError, messageOf, VfioError } from '@vfio/uapi';
 import type { DriverSource, PciBus } from './bus.js';
 import type { PciDriver } from './driver.js';
 import type { DriverCore, RegisteredDriver, Slot } from './driver-core.js';
@@ -81,7 +81,7 @@ async function loadAndRegister(
 }
 
 function failure(slot: Slot, op: string, name: string, cause: unknown, restored: string): VfioError {
-  const reason = cause instanceof Error ? cause.message : String(cause);
+  const reason = messageOf(cause);
   const known = isVfioError(cause) ? cause : undefined;
   return new VfioError(
     known?.code ?? 'ERR_VFIO_IO',

@@ -84,19 +84,27 @@ describe('what is considered', () => {
   });
 
   test('the members of a workspace root, whether it depends on them or not; excluded ones are not', async () => {
-    const root = await temporaryFolder();
+    const root = join(await temporaryFolder(), 'root');
     await write(join(root, 'package.json'), {
       name: 'root',
-      workspaces: ['packages/*', 'deep/**', '!packages/skipped', '../outside'],
+      workspaces: ['packages/*', 'deep/**', '!packages/skipped', '../outside', 'packages/../../outside'],
     });
     await writePackage(join(root, 'packages/vfio-pci'), GENERIC);
     await writePackage(join(root, 'deep/er/still/mlx5'), MLX5);
     await writePackage(join(root, 'packages/skipped'), { name: 'skipped', driver: 'skipped' });
-    await writePackage(join(root, '../outside-member'), { name: 'x', driver: 'x' }).catch(() => undefined);
+    await writePackage(join(root, '../outside'), { name: 'x', driver: 'x' });
     await link(join(root, 'packages/vfio-pci'), join(root, 'node_modules/@vfio/vfio-pci'));
     const found = await discover(root);
     expect(names(found)).toEqual(['mlx5_vfio_pci', 'vfio-pci']);
-    await rm(join(root, '../outside-member'), { recursive: true, force: true });
+  });
+
+  test('a folder among the workspaces that cannot be looked into does not keep the others from being found', async () => {
+    const root = await temporaryFolder();
+    await write(join(root, 'package.json'), { name: 'root', workspaces: ['packages/**'] });
+    await writePackage(join(root, 'packages/vfio-pci'), GENERIC);
+    await link('loop', join(root, 'packages/loop'));
+    await link('nowhere', join(root, 'packages/dangling'));
+    expect(names(await discover(root))).toEqual(['vfio-pci']);
   });
 
   test('a dependency that is a link is one package, by its real folder', async () => {
@@ -372,6 +380,8 @@ describe('loading', () => {
 
   test.each<[string, Partial<FakePackage>, string]>([
     ['code that throws', { code: 'throw new Error("no such chip")' }, 'no such chip'],
+    ['code that throws what is no error', { code: 'throw Object.create(null)' }, 'importing'],
+    ['a row that is none', { code: 'export const driver = { name: "mlx5_vfio_pci", idTable: [null] }' }, 'row 0'],
     ['code that is no code', { code: 'export const' }, 'importing'],
     ['an import that is missing', { code: 'import "./nowhere.js"' }, 'importing'],
     ['no export "driver"', { code: 'export const other = 1' }, 'no object "driver"'],
@@ -523,7 +533,22 @@ describe('the cache', () => {
       'of another format',
       async (folder) => {
         const path = join(folder, 'drivers.json');
-        await writeFile(path, (await readFile(path, 'utf8')).replace('"format": 1', '"format": 0'));
+        await writeFile(path, (await readFile(path, 'utf8')).replace('"format": 2', '"format": 1'));
+      },
+    ],
+    [
+      'changed in one word',
+      async (folder) => {
+        const path = join(folder, 'drivers.json');
+        await writeFile(path, (await readFile(path, 'utf8')).replace('"export": "./driver"', '"export": "./evil"'));
+      },
+    ],
+    [
+      'of drivers that are none',
+      async (folder) => {
+        const path = join(folder, 'drivers.json');
+        const kept = JSON.parse(await readFile(path, 'utf8')) as object;
+        await writeFile(path, JSON.stringify({ ...kept, drivers: [null] }));
       },
     ],
     ['of two makings', async (folder) => writeFile(join(folder, 'modules.alias'), `alias ${ALIASES.generic} evil\n`)],

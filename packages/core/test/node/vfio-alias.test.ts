@@ -132,6 +132,8 @@ describe('vfio-alias', () => {
     ['an export that is not there', { json: { exports: { '.': './index.js' } } }, 'does not export'],
     ['code that is not built', { json: { exports: { './driver': './dist/driver.js' } } }, 'build the package first'],
     ['code that throws', { code: 'throw new Error("boom")' }, 'boom'],
+    ['code that throws what is no error', { code: 'throw null' }, 'could not be imported: null'],
+    ['a row that is none', { code: `export const driver = { name: 'vfio-pci', idTable: [null] };` }, 'row 0'],
     ['no driver', { code: 'export const x = 1;' }, 'no object "driver"'],
     ['a driver of another name', { code: driverCode('vfio_pci') }, 'calls itself "vfio_pci"'],
     ['a table without any alias', { code: code('vfio-pci', row({ class: 1, classMask: 1 })) }, 'gives no alias'],

@@ -1,5 +1,5 @@
 /** VERSION: two numbers and a JSON text that ends in NUL. The reply has the same form. */
-import { errnoError } from '../errors.js';
+import { errnoError, messageOf } from '../errors.js';
 import { needBytes, type StructOf, struct, u16, viewOf } from '../struct.js';
 import {
   VFIO_USER_CAP_MAX_DATA_XFER_SIZE,
@@ -130,10 +130,7 @@ function parse(text: Uint8Array): JsonObject {
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(text));
   } catch (cause) {
-    throw badPayload(
-      COMMAND,
-      `the JSON text cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`,
-    );
+    throw badPayload(COMMAND, `the JSON text cannot be read: ${messageOf(cause)}`);
   }
   if (!isObject(value)) throw badPayload(COMMAND, `the JSON text is ${show(value)}: an object is wanted`);
   return value;

@@ -1,7 +1,8 @@
+import { messageOf } from '@vfio/uapi';
 import type { ConfigSpaceHost, PciPowerState } from './host.js';
 
 function report(host: ConfigSpaceHost, error: unknown): void {
-  host.warn(error instanceof Error ? error.message : String(error));
+  host.warn(messageOf(error));
 }
 
 function isPromise(value: unknown): value is Promise<void> {
