@@ -38,7 +38,7 @@ export interface FileStamp {
 }
 
 /** Raised with every change of the files' content or of how they are made: an old cache is made again. */
-const CACHE_FORMAT = 1;
+const CACHE_FORMAT = 2;
 
 /** The stamp of a file as it is now. */
 export async function stampOf(path: string): Promise<FileStamp> {
@@ -59,13 +59,19 @@ export function defaultCacheDirectory(env: Readonly<Record<string, string | unde
 
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
 
-interface CacheFile {
-  readonly format: number;
+/** What drivers.json keeps beside the aliases, which are a file of their own. */
+interface KeptCatalog extends Omit<Catalog, 'aliases'> {
   readonly files: readonly FileStamp[];
-  readonly drivers: readonly InstalledDriver[];
-  readonly problems: readonly PackageProblem[];
-  /** Of modules.alias: the two files are replaced one after the other, and must be of one making. */
-  readonly aliasesSha256: string;
+}
+
+interface CacheFile extends KeptCatalog {
+  readonly format: number;
+  /** Of both files: they are replaced one after the other, and must be of one making. */
+  readonly sha256: string;
+}
+
+function checksum({ files, drivers, problems }: KeptCatalog, aliases: string): string {
+  return sha256(JSON.stringify([files, drivers, problems, aliases]));
 }
 
 /**
@@ -98,14 +104,13 @@ export class AliasCache {
       const path = join(this.#directory, 'drivers.json');
       if (!(await isOurs(path))) return undefined;
       const kept = JSON.parse(await readFile(path, 'utf8')) as CacheFile;
-      if (kept.format !== CACHE_FORMAT || !Array.isArray(kept.drivers) || !Array.isArray(kept.problems))
-        return undefined;
+      if (kept.format !== CACHE_FORMAT) return undefined;
+      const aliases = await readFile(join(this.#directory, 'modules.alias'), 'utf8');
+      if (checksum(kept, aliases) !== kept.sha256) return undefined;
       const known = new Set(kept.files.map((file) => file.path));
       if (!packageFiles.every((file) => known.has(file))) return undefined;
       const now = await Promise.all(kept.files.map((file) => stampOf(file.path)));
       if (!now.every((file, i) => file.stamp === kept.files[i]?.stamp)) return undefined;
-      const aliases = await readFile(join(this.#directory, 'modules.alias'), 'utf8');
-      if (sha256(aliases) !== kept.aliasesSha256) return undefined;
       return { drivers: kept.drivers, problems: kept.problems, aliases };
     } catch {
       // Missing, unreadable, cut, garbage: all the same, it is made again.
@@ -118,14 +123,10 @@ export class AliasCache {
     try {
       await mkdir(this.#directory, { recursive: true, mode: 0o700 });
       if (!(await isOurs(this.#directory))) return false;
-      const kept: CacheFile = {
-        format: CACHE_FORMAT,
-        files,
-        drivers: catalog.drivers,
-        problems: catalog.problems,
-        aliasesSha256: sha256(catalog.aliases),
-      };
-      await replaceFile(join(this.#directory, 'modules.alias'), catalog.aliases);
+      const { aliases, drivers, problems } = catalog;
+      const content = { files, drivers, problems };
+      const kept: CacheFile = { format: CACHE_FORMAT, ...content, sha256: checksum(content, aliases) };
+      await replaceFile(join(this.#directory, 'modules.alias'), aliases);
       await replaceFile(join(this.#directory, 'drivers.json'), `${JSON.stringify(kept, undefined, 2)}\n`);
       return true;
     } catch {

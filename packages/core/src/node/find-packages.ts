@@ -3,7 +3,6 @@ import { basename, dirname, join } from 'node:path';
 import { compilePattern } from '../pci/fnmatch.js';
 import {
   isFile,
-  isMissing,
   nearestPackage,
   nearestPackageAsGiven,
   type PackageJson,
@@ -56,22 +55,16 @@ function workspacePatterns(json: Readonly<Record<string, unknown>>): string[] {
 /** How deep `**` looks: deeper trees of workspaces are not met. */
 const MAX_DEPTH = 5;
 
+/** Names of the folders in a directory, links included; none where it cannot be read: nothing could be loaded from there. */
 async function subdirectories(directory: string): Promise<string[]> {
-  try {
-    const entries = await readdir(directory, { withFileTypes: true });
-    return entries
-      .filter(
-        (entry) =>
-          (entry.isDirectory() || entry.isSymbolicLink()) &&
-          entry.name !== 'node_modules' &&
-          !entry.name.startsWith('.'),
-      )
-      .map((entry) => entry.name)
-      .sort();
-  } catch (error) {
-    if (isMissing(error)) return [];
-    throw error;
-  }
+  const entries = await readdir(directory, { withFileTypes: true }).catch(() => []);
+  return entries
+    .filter(
+      (entry) =>
+        (entry.isDirectory() || entry.isSymbolicLink()) && entry.name !== 'node_modules' && !entry.name.startsWith('.'),
+    )
+    .map((entry) => entry.name)
+    .sort();
 }
 
 async function expand(directory: string, parts: readonly string[], depth = 0): Promise<string[]> {

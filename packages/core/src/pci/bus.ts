@@ -258,7 +258,8 @@ export class PciBus {
       await core.exclusive(slot, 'remove', () => core.removeDriver(slot));
     } finally {
       core.captures.delete(fn);
-      core.slots.delete(fn.address);
+      // Another function may have come to this address since.
+      if (core.slots.get(fn.address) === slot) core.slots.delete(fn.address);
     }
   }
 
@@ -496,6 +497,10 @@ export class PciBus {
 
   async #addFunction(fn: PciFunction): Promise<void> {
     const core = this.#core;
+    // A driver that still lets go of the function that was at this address keeps its slot until it has.
+    for (let old = core.slots.get(fn.address); old?.opEnd !== undefined; old = core.slots.get(fn.address)) {
+      await old.opEnd;
+    }
     const slot = core.adopt(fn);
     // Where nobody wants it the function is free at once, and who added it can bind it without waiting.
     if (!core.canProbe(slot) || ![...core.drivers.values()].some((driver) => core.match(driver, slot))) return;

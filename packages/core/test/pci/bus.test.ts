@@ -370,6 +370,26 @@ describe('functions that come and go', () => {
     await expect(bus.bind(fn, nic)).rejects.toThrow(errno('ENODEV'));
   });
 
+  test('a function that comes to an address while a driver still lets go of the one before waits for that', async () => {
+    const wait = gate();
+    const data: unknown[] = [];
+    const nic = recordingDriver('nic', [NIC], {
+      remove: async (removed) => {
+        await wait.promise;
+        data.push(bus.getDrvdata(removed));
+      },
+    });
+    await bus.register(nic);
+    bus.setDrvdata(fn, 'first');
+    const going = bus.remove(fn);
+    const next = host.add('0000:01:00.0');
+    wait.open();
+    await Promise.all([going, bus.settled()]);
+    expect(data).toEqual(['first']);
+    expect(bus.driverOf(next)).toBe(nic);
+    expect(bus.functions()).toEqual([next]);
+  });
+
   test('remove takes a function off the bus and rescan takes it up again, with its driver', async () => {
     const nic = recordingDriver('nic', [NIC]);
     await bus.register(nic);
