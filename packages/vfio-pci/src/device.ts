@@ -3,8 +3,10 @@ import {
   deviceOf,
   errnoError,
   isDenylisted,
+  type ModuleParamsInit,
   type PciBus,
   type PciDriver,
+  VfioPciModuleParams,
   vfioPciCoreErrHandlers,
   vfioPciCoreProbe,
   vfioPciCoreRemove,
@@ -12,54 +14,52 @@ import {
 } from '@vfio/core';
 import { ids } from './ids.js';
 import { vfioPciOps } from './ops.js';
-import { DEFAULT_PARAMS, MAX_IDS_LENGTH, type VfioPciParams } from './params.js';
 
-/** The generic driver, and the parameters that may be changed while it lives. */
+/** The generic driver with its parameters, some of which may be changed while it lives. */
 export interface VfioPciDriver extends PciDriver {
-  readonly params: VfioPciParams;
-  /** Registers on a bus and adds what the `ids` parameter names: the kernel's module load. */
-  load(bus: PciBus): Promise<void>;
+  readonly params: VfioPciModuleParams;
+  /**
+   * Registers on a bus and adds what the `ids` parameter names: the kernel's module load.
+   *
+   * @returns a sentence for each item of `ids` that was skipped.
+   */
+  load(bus: PciBus): Promise<readonly string[]>;
 }
 
-export interface VfioPciOptions extends Partial<VfioPciParams> {
-  /** Sentences for the log. Default: nobody is told. */
+export interface VfioPciOptions extends ModuleParamsInit {
+  /** Sentences for the log. Default: the bus is told. */
   readonly warn?: (message: string) => void;
 }
 
 /**
  * Makes a generic driver.
  *
- * @throws EINVAL for an `ids` of more than 1023 characters.
+ * @throws ENOSPC for an `ids` of more than 1023 characters.
  */
 export function vfioPciDriver(options: VfioPciOptions = {}): VfioPciDriver {
-  const { warn = () => {}, ...given } = options;
-  const params: VfioPciParams = { ...DEFAULT_PARAMS, ...given };
-  if (params.ids.length > MAX_IDS_LENGTH) {
-    throw errnoError('EINVAL', `ids has ${params.ids.length} characters, at most ${MAX_IDS_LENGTH} are taken`, {
-      op: 'load',
-    });
-  }
+  const { warn, ...init } = options;
+  const log = warn === undefined ? {} : { warn };
+  const params = new VfioPciModuleParams(init);
 
   const driver = defineVfioDriver({
     name: 'vfio-pci',
     idTable: ids,
 
     async probe(fn, _id, bus) {
-      if (isDenylisted(fn) && !params.disableDenylist) {
+      if (isDenylisted(fn) && !params.get('disableDenylist')) {
         throw errnoError(
           'EINVAL',
           'the device is on the denylist: a user could bring it to a state that harms the host. disableDenylist takes it all the same',
           { op: 'probe', device: fn.address },
         );
       }
-      const { nointxmask, disableIdleD3, disableVga } = params;
-      await vfioPciCoreProbe(bus, fn, { ops: vfioPciOps, params: { nointxmask, disableIdleD3, disableVga }, warn });
+      await vfioPciCoreProbe(bus, fn, { ops: vfioPciOps, params: params.latch(), ...log });
     },
 
     remove: (fn, bus) => vfioPciCoreRemove(bus, fn),
 
     sriovConfigure(fn, count, bus) {
-      if (!params.enableSriov) {
+      if (!params.get('enableSriov')) {
         throw errnoError('ENOENT', 'VFs are not enabled: set enableSriov', {
           op: 'sriovConfigure',
           device: fn.address,
@@ -76,7 +76,7 @@ export function vfioPciDriver(options: VfioPciOptions = {}): VfioPciDriver {
     params,
     async load(bus: PciBus) {
       await bus.register(this);
-      if (params.ids !== '') for (const problem of await bus.addIds(this, params.ids)) warn(problem);
+      return params.ids === '' ? [] : await bus.addIds(this, params.ids);
     },
   });
 }

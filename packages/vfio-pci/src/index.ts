@@ -6,4 +6,3 @@
 export * from './device.js';
 export * from './ids.js';
 export * from './ops.js';
-export * from './params.js';

@@ -1,7 +1,8 @@
-import { deviceOf, PciBus } from '@vfio/core';
+import { callbackTrigger, corePciOps, deviceOf, PciBus } from '@vfio/core';
 import { Edu, EmulatedPciHost } from '@vfio/emulated';
+import { VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_PCI_ERR_IRQ_INDEX } from '@vfio/uapi';
 import { describe, expect, test } from 'vitest';
-import { type VfioPciOptions, vfioPciDriver } from '../src/index.js';
+import { type VfioPciOptions, vfioPciDriver, vfioPciOps } from '../src/index.js';
 
 const EDU = '0000:00:04.0';
 
@@ -13,6 +14,26 @@ async function bench(options: VfioPciOptions = {}) {
   const driver = vfioPciDriver(options);
   await driver.load(bus);
   return { host, fn, bus, driver };
+}
+
+/** A PF that can have two VFs, bound to the generic driver. */
+async function withVfs(options: VfioPciOptions = {}) {
+  const host = new EmulatedPciHost();
+  host.addRootPort({ address: '0000:00:01.0', secondaryBus: 1 });
+  const pf = host.add({
+    address: '0000:01:00.0',
+    model: (ctx) => {
+      ctx.identity({ vendor: 0x8086, device: 0x10c9, class: 0x020000 });
+      ctx.express();
+      ctx.sriov({ totalVfs: 2, device: 0x10ca, model: () => ({}) });
+      return {};
+    },
+  });
+  const bus = new PciBus(host);
+  const driver = vfioPciDriver(options);
+  await driver.load(bus);
+  await bus.bindOverride(pf, 'vfio-pci');
+  return { bus, pf, driver };
 }
 
 describe('the generic driver', () => {
@@ -36,38 +57,14 @@ describe('the generic driver', () => {
     expect(bus.driverOf(fn)).toBeUndefined();
   });
 
-  test('takes what ids= names without an override, and warns of a bad item', async () => {
-    const warnings: string[] = [];
-    const { bus, fn, driver } = await bench({
-      ids: '1234:11e8,nonsense',
-      warn: (message) => void warnings.push(message),
-    });
-    expect(bus.driverOf(fn)).toBe(driver);
-    expect(warnings).toEqual([expect.stringContaining('nonsense')]);
-  });
-
-  test('refuses an ids= of more than 1023 characters', () => {
-    expect(() => vfioPciDriver({ ids: '1'.repeat(1024) })).toThrow(expect.objectContaining({ errno: 'EINVAL' }));
+  test('changes nothing of its base: its table is the base’s under its own name', () => {
+    expect(vfioPciOps(corePciOps)).toEqual({ ...corePciOps, name: 'vfio-pci' });
   });
 
   test('makes VFs only while enableSriov is on, read each time, and captures them with its own name', async () => {
-    const host = new EmulatedPciHost();
-    host.addRootPort({ address: '0000:00:01.0', secondaryBus: 1 });
-    const pf = host.add({
-      address: '0000:01:00.0',
-      model: (ctx) => {
-        ctx.identity({ vendor: 0x8086, device: 0x10c9, class: 0x020000 });
-        ctx.express();
-        ctx.sriov({ totalVfs: 2, device: 0x10ca, model: () => ({}) });
-        return {};
-      },
-    });
-    const bus = new PciBus(host);
-    const driver = vfioPciDriver();
-    await driver.load(bus);
-    await bus.bindOverride(pf, 'vfio-pci');
+    const { bus, pf, driver } = await withVfs();
     await expect(bus.sriovConfigure(pf, 2)).rejects.toMatchObject({ errno: 'ENOENT' });
-    driver.params.enableSriov = true;
+    driver.params.set('enableSriov', true);
     await expect(bus.sriovConfigure(pf, 2)).resolves.toBe(2);
     await bus.settled();
     const vfs = bus.functions().filter((fn) => fn.physfn === pf);
@@ -78,28 +75,42 @@ describe('the generic driver', () => {
     await expect(deviceOf(bus, vfs[0]!).open()).rejects.toMatchObject({ errno: 'EACCES' });
   });
 
-  test('refuses a device on the denylist, unless told otherwise', async () => {
-    for (const disableDenylist of [false, true]) {
-      const host = new EmulatedPciHost();
-      const fn = host.add({
-        address: EDU,
-        model: (ctx) => ctx.identity({ vendor: 0x8086, device: 0x37c8, class: 0x0b4000 }) ?? {},
-      });
-      const bus = new PciBus(host);
-      await vfioPciDriver({ disableDenylist }).load(bus);
-      const bound = bus.bindOverride(fn, 'vfio-pci');
-      if (disableDenylist) await expect(bound).resolves.toMatchObject({ name: 'vfio-pci' });
-      else await expect(bound).rejects.toMatchObject({ errno: 'EINVAL', message: expect.stringContaining('denylist') });
-    }
+  test('takes VFs away when it lets go of their PF', async () => {
+    const { bus, pf } = await withVfs({ enableSriov: true });
+    await bus.sriovConfigure(pf, 2);
+    await bus.settled();
+    expect(bus.functions().filter((fn) => fn.physfn === pf)).toHaveLength(2);
+    await bus.unbind(pf);
+    expect(bus.functions().filter((fn) => fn.physfn === pf)).toEqual([]);
   });
 
-  test('latches nointxmask for each device when it is probed', async () => {
-    const { bus, fn, driver } = await bench();
+  test('a PF keeps out of its VFs’ way: enabled VFs stay when enableSriov is taken back, and 0 needs it', async () => {
+    const { bus, pf, driver } = await withVfs({ enableSriov: true });
+    await bus.sriovConfigure(pf, 1);
+    await bus.settled();
+    driver.params.set('enableSriov', false);
+    await expect(bus.sriovConfigure(pf, 0)).rejects.toMatchObject({ errno: 'ENOENT' });
+    expect(bus.functions().filter((fn) => fn.physfn === pf)).toHaveLength(1);
+    driver.params.set('enableSriov', true);
+    await expect(bus.sriovConfigure(pf, 0)).resolves.toBe(0);
+  });
+
+  test('tells the user of an uncorrectable error through ERR', async () => {
+    const { bus, fn } = await bench();
     await bus.bindOverride(fn, 'vfio-pci');
-    driver.params.nointxmask = true;
-    expect(deviceOf(bus, fn).params.nointxmask).toBe(false);
-    await bus.unbind(fn);
-    await bus.bindOverride(fn, 'vfio-pci');
-    expect(deviceOf(bus, fn).params.nointxmask).toBe(true);
+    const device = await deviceOf(bus, fn).open();
+    let signals = 0;
+    device.setIrqs({
+      flags: VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
+      index: VFIO_PCI_ERR_IRQ_INDEX,
+      start: 0,
+      count: 1,
+      triggers: [callbackTrigger(() => void signals++)],
+    });
+    fn.notifyError();
+    expect(signals).toBe(1);
+    await device.close();
+    fn.notifyError();
+    expect(signals).toBe(1);
   });
 });

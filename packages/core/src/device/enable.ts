@@ -7,6 +7,7 @@ import {
   PCI_COMMAND_IO,
   PCI_COMMAND_MASTER,
   PCI_COMMAND_MEMORY,
+  PCI_INTERRUPT_PIN,
   PCI_MSIX_ENTRY_SIZE,
   PCI_STD_NUM_BARS,
   VFIO_PCI_ROM_REGION_INDEX,
@@ -43,7 +44,7 @@ export async function vfioPciCoreEnable(dev: VfioPciCoreDevice): Promise<void> {
     // Nothing of a former owner may still write to memory.
     config.write(PCI_COMMAND, 2, config.read(PCI_COMMAND, 2) & ~PCI_COMMAND_MASTER);
     await setPowerState(dev, 0);
-    config.write(PCI_COMMAND, 2, config.read(PCI_COMMAND, 2) | decodeBits(dev));
+    enableResources(dev);
     dev.resetWorks = await probeReset(dev);
     dev.savedState = saveConfigState(config);
     if (!dev.params.nointxmask) {
@@ -79,14 +80,19 @@ export async function vfioPciCoreEnable(dev: VfioPciCoreDevice): Promise<void> {
   }
 }
 
-/** What COMMAND must have for the BARs that the function has: `pci_enable_device`. A ROM is decoded only while it is read. */
-function decodeBits(dev: VfioPciCoreDevice): number {
-  let bits = 0;
+/**
+ * Decoding of the BARs that the function has (a ROM is decoded only while it is read), and its INTx if it has a pin, which
+ * the last close turned off: `pci_enable_device`.
+ */
+function enableResources(dev: VfioPciCoreDevice): void {
+  const { config, resources } = dev.raw;
+  let command = config.read(PCI_COMMAND, 2);
   for (let index = 0; index < PCI_STD_NUM_BARS; index++) {
-    const resource = dev.raw.resources[index];
-    if (resource !== undefined && resource.size > 0) bits |= resource.io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;
+    const resource = resources[index];
+    if (resource !== undefined && resource.size > 0) command |= resource.io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;
   }
-  return bits;
+  if (config.read(PCI_INTERRUPT_PIN, 1) !== 0) command &= ~PCI_COMMAND_INTX_DISABLE;
+  config.write(PCI_COMMAND, 2, command);
 }
 
 async function probeReset(dev: VfioPciCoreDevice): Promise<boolean> {

@@ -1,4 +1,5 @@
 import { errnoError } from '@vfio/uapi';
+import { IDS_PARAMETER_MAX } from '../pci/ids.js';
 
 /**
  * What the generic driver latches for each device at probe: the kernel's `nointxmask`, `disable_idle_d3` and
@@ -19,30 +20,41 @@ export const DEFAULT_CORE_PARAMS: VfioPciCoreParams = Object.freeze({
   disableVga: false,
 });
 
-/** Longest `ids` parameter, in characters. */
-export const IDS_PARAMETER_MAX = 1023;
-
-/** Boolean parameters of vfio-pci, with the kernel's defaults; which of them may be written while the module is loaded. */
+/** Boolean parameters of vfio-pci; which of them may be written while the module is loaded. */
 const SWITCHES = {
   nointxmask: { writable: true },
-  disable_vga: { writable: false },
-  disable_idle_d3: { writable: true },
-  enable_sriov: { writable: true },
-  disable_denylist: { writable: false },
+  disableVga: { writable: false },
+  disableIdleD3: { writable: true },
+  enableSriov: { writable: true },
+  disableDenylist: { writable: false },
 } as const;
 
-/** Name of a boolean parameter, as the kernel spells it. */
+/** Name of a boolean parameter: the kernel's, in camelCase. */
 export type ModuleSwitch = keyof typeof SWITCHES;
 
-export interface ModuleParamsInit extends Partial<Readonly<Record<ModuleSwitch, boolean>>> {
-  /** `v:d[:sv[:sd[:class[:mask]]]]`, comma-separated. */
+/** The parameters as they are when the driver is made. What is left out has the kernel's default: no ids, all switches off. */
+export interface ModuleParamsInit {
+  /**
+   * Ids that the driver takes without being asked, `vendor:device[:subvendor[:subdevice[:class[:mask]]]]` in hex, by comma.
+   * At most 1023 characters.
+   */
   readonly ids?: string;
+  /** INTx is masked at the interrupt controller, not at the device. */
+  readonly nointxmask?: boolean;
+  /** Legacy VGA ranges are not offered. */
+  readonly disableVga?: boolean;
+  /** Functions stay in D0 while nobody uses them. */
+  readonly disableIdleD3?: boolean;
+  /** Virtual functions may be created. */
+  readonly enableSriov?: boolean;
+  /** Devices on the denylist are taken too. */
+  readonly disableDenylist?: boolean;
 }
 
 /**
- * The module parameters of vfio-pci with their life: `ids` counts once, `disable_vga` and `disable_denylist` are set when the
- * driver is made, the others may change at any time. `enable_sriov` is read at each use; `nointxmask`, `disable_idle_d3` and
- * `disable_vga` are latched for each device at probe ({@link latch}), so a change affects only devices bound later.
+ * The module parameters of vfio-pci with their life: `ids` counts once, `disableVga` and `disableDenylist` are set when the
+ * driver is made, the others may change at any time. `enableSriov` is read at each use; `nointxmask`, `disableIdleD3` and
+ * `disableVga` are latched for each device at probe ({@link latch}), so a change affects only devices bound later.
  */
 export class VfioPciModuleParams {
   readonly ids: string;
@@ -58,10 +70,10 @@ export class VfioPciModuleParams {
     }
     this.#switches = {
       nointxmask: init.nointxmask ?? false,
-      disable_vga: init.disable_vga ?? false,
-      disable_idle_d3: init.disable_idle_d3 ?? false,
-      enable_sriov: init.enable_sriov ?? false,
-      disable_denylist: init.disable_denylist ?? false,
+      disableVga: init.disableVga ?? false,
+      disableIdleD3: init.disableIdleD3 ?? false,
+      enableSriov: init.enableSriov ?? false,
+      disableDenylist: init.disableDenylist ?? false,
     };
   }
 
@@ -87,8 +99,8 @@ export class VfioPciModuleParams {
   latch(): VfioPciCoreParams {
     return {
       nointxmask: this.#switches.nointxmask,
-      disableIdleD3: this.#switches.disable_idle_d3,
-      disableVga: this.#switches.disable_vga,
+      disableIdleD3: this.#switches.disableIdleD3,
+      disableVga: this.#switches.disableVga,
     };
   }
 }

@@ -110,7 +110,7 @@ export function formatPciDeviceId(id: PciDeviceId): string {
 }
 
 /** `ids=` of vfio-pci is a string module parameter of 1024 bytes with its terminator. */
-const IDS_PARAMETER_MAX = 1023;
+export const IDS_PARAMETER_MAX = 1023;
 
 /** A hex number of up to 32 bits, with or without `0x`, as the kernel's `%x` reads it; undefined where it is none. */
 function parseHex32(text: string): number | undefined {

@@ -7,7 +7,7 @@ describe('module parameters', () => {
   test("have the kernel's defaults", () => {
     const params = new VfioPciModuleParams();
     expect(params.ids).toBe('');
-    for (const name of ['nointxmask', 'disable_vga', 'disable_idle_d3', 'enable_sriov', 'disable_denylist'] as const) {
+    for (const name of ['nointxmask', 'disableVga', 'disableIdleD3', 'enableSriov', 'disableDenylist'] as const) {
       expect(params.get(name)).toBe(false);
     }
     expect(params.latch()).toEqual({ nointxmask: false, disableIdleD3: false, disableVga: false });
@@ -15,10 +15,10 @@ describe('module parameters', () => {
 
   test.each([
     ['nointxmask', 'none'],
-    ['disable_idle_d3', 'none'],
-    ['enable_sriov', 'none'],
-    ['disable_vga', 'EACCES'],
-    ['disable_denylist', 'EACCES'],
+    ['disableIdleD3', 'none'],
+    ['enableSriov', 'none'],
+    ['disableVga', 'EACCES'],
+    ['disableDenylist', 'EACCES'],
     ['ids', 'ENOENT'],
     ['toString', 'ENOENT'],
     ['__proto__', 'ENOENT'],
@@ -43,17 +43,17 @@ describe('module parameters', () => {
     ['2', 'EINVAL'],
     [' 1', 'EINVAL'],
   ])('read the text "%s" as %s', (text, value) => {
-    const params = new VfioPciModuleParams({ enable_sriov: value !== true });
-    const errno = errnoOf(() => params.set('enable_sriov', text));
+    const params = new VfioPciModuleParams({ enableSriov: value !== true });
+    const errno = errnoOf(() => params.set('enableSriov', text));
     if (typeof value === 'string') expect(errno).toBe(value);
-    else expect(params.get('enable_sriov')).toBe(value);
+    else expect(params.get('enableSriov')).toBe(value);
   });
 
   test('latched for a device do not follow later writes', () => {
     const params = new VfioPciModuleParams({ nointxmask: true });
     const latched = params.latch();
     params.set('nointxmask', false);
-    params.set('disable_idle_d3', 'Y');
+    params.set('disableIdleD3', 'Y');
     expect(latched).toEqual({ nointxmask: true, disableIdleD3: false, disableVga: false });
     expect(params.latch()).toEqual({ nointxmask: false, disableIdleD3: true, disableVga: false });
   });
