@@ -34,7 +34,8 @@ constexpr size_t kBatch = 64 * 1024;
 // Periods below dense_us after which a burst waits for more.
 constexpr int kDenseStreak = 3;
 constexpr int kEventsAtOnce = 16;
-constexpr int kEventsPerClock = 16;
+// Events between two looks at the clock while they are dense: so many slow handlers may overrun a burst.
+constexpr int kEventsPerClock = 4;
 // The host counts its time in whole milliseconds, so that the same timer seems to move by up to two.
 constexpr int64_t kTimerSlackUs = 2000;
 
@@ -109,6 +110,8 @@ int EventLoop::Init() {
   if (burst_timer_.fd < 0) return -errno;
   host_timer_.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
   if (host_timer_.fd < 0) return -errno;
+  int32_t id = 0;
+  for (Source* source : own_) source->id = --id;
   for (Source* source : {&wake_, &poison_, &burst_timer_, &host_timer_}) {
     const int result = Watch(source, EPOLLIN | EPOLLET);
     if (result < 0) return result;
@@ -139,22 +142,34 @@ void EventLoop::CloseOwn() {
   state_[kSlotKind] = kIdle;
 }
 
-int EventLoop::AttachHost(int fd, void (*on_wake)(void*), void* argument) {
+int EventLoop::AttachHost(const Host& host) {
   DetachHost();
-  host_.fd = fd;
-  on_wake_ = on_wake;
-  on_wake_argument_ = argument;
+  host_source_.fd = host.fd;
   // Level-triggered: it is the host that takes what is there.
-  const int result = Watch(&host_, EPOLLIN);
-  if (result < 0) host_.fd = -1;
-  return result;
+  const int result = Watch(&host_source_, EPOLLIN);
+  if (result < 0) {
+    host_source_.fd = -1;
+    return result;
+  }
+  host_ = host;
+  hears_host_ = true;
+  return 0;
 }
 
 void EventLoop::DetachHost() {
-  if (host_.fd < 0) return;
-  epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, host_.fd, nullptr);
-  host_.fd = -1;
+  if (host_source_.fd < 0) return;
+  epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, host_source_.fd, nullptr);
+  host_source_.fd = -1;
   may_wait_ = false;
+}
+
+// A blocking step cannot give the host its turn and would be woken by it again and again.
+void EventLoop::ListenToHost(bool on) {
+  if (host_source_.fd < 0 || hears_host_ == on) return;
+  struct epoll_event event;
+  event.events = on ? uint32_t{EPOLLIN} : 0;
+  event.data.u64 = static_cast<uint32_t>(host_source_.id);
+  if (epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, host_source_.fd, &event) == 0) hears_host_ = on;
 }
 
 // Sources.
@@ -171,30 +186,33 @@ Socket* EventLoop::FindSocket(int32_t id) const {
   return source != nullptr && source->kind == SourceKind::kSocket ? static_cast<Socket*>(source) : nullptr;
 }
 
+// The loop's own sources have negative ids.
+Source* EventLoop::FindAny(int32_t id) const { return id < 0 ? own_[-1 - id] : Find(id); }
+
 int EventLoop::Watch(Source* source, uint32_t events) {
   struct epoll_event event;
   event.events = events;
-  event.data.ptr = source;
+  // Not its address: an entry outlives its source where somebody closed the descriptor behind the loop's back and the open
+  // file lives on in a copy.
+  event.data.u64 = static_cast<uint32_t>(source->id);
   return epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, source->fd, &event) < 0 ? -errno : 0;
 }
 
 // Gives the source an id and puts it into the set. On failure the caller still owns it.
 int EventLoop::Add(Source* source, uint32_t events) {
   if (closed()) return -EBADF;
-  if (free_.empty() && sources_.size() > kIndexMask) return -ENOSPC;
-  const int result = Watch(source, events | EPOLLET);
-  if (result < 0) return result;
-  uint32_t index;
   if (free_.empty()) {
-    index = static_cast<uint32_t>(sources_.size());
+    if (sources_.size() > kIndexMask) return -ENOSPC;
+    free_.push_back(static_cast<uint32_t>(sources_.size()));
     sources_.push_back(nullptr);
     generations_.push_back(0);
-  } else {
-    index = free_.back();
-    free_.pop_back();
   }
+  const uint32_t index = free_.back();
   generations_[index] = (generations_[index] + 1) & kGenerationMask;
   source->id = static_cast<int32_t>(generations_[index] << kIndexBits | index);
+  const int result = Watch(source, events | EPOLLET);
+  if (result < 0) return result;
+  free_.pop_back();
   source->quantum = kQuantum;
   sources_[index] = source;
   return source->id;
@@ -522,6 +540,9 @@ void EventLoop::FreeQueue(Socket* socket) {
 void EventLoop::Fail(Socket* socket, int error) {
   if (socket->error == 0) socket->error = error;
   FreeQueue(socket);
+  // What the peer sent before it went is still to be read, to the end.
+  socket->readable = true;
+  socket->hangup = true;
   Link(socket);
 }
 
@@ -595,7 +616,7 @@ void EventLoop::Receive(Socket* socket) {
     socket->at_end = true;
   } else if (got == -EAGAIN) {
     socket->hangup = false;
-  } else {
+  } else if (socket->error == 0) {
     socket->error = static_cast<int>(-got);
   }
   socket->readable = false;
@@ -654,7 +675,10 @@ int EventLoop::End(Socket* socket, int event, int error) {
 }
 
 int EventLoop::ProcessSocket(Socket* socket) {
-  if (socket->error != 0) return End(socket, kClosed, socket->error);
+  // A peer that is there and does not take its replies is cut off; one that has gone is served to its last whole message.
+  if (socket->error != 0 && socket->error != EPIPE && socket->error != ECONNRESET) {
+    return End(socket, kClosed, socket->error);
+  }
   for (;;) {
     // A peer that does not read its replies gets no more of them.
     if (Choked(socket)) break;
@@ -676,10 +700,12 @@ int EventLoop::ProcessSocket(Socket* socket) {
       }
       if (socket->end - socket->start >= size) return Deliver(socket, size);
     }
-    if (socket->error != 0) return End(socket, kClosed, socket->error);
-    if (socket->at_end) return End(socket, kClosed, 0);
-    if (!socket->readable) break;
-    Receive(socket);
+    if (socket->readable) {
+      Receive(socket);
+      continue;
+    }
+    if (socket->at_end || socket->error != 0) return End(socket, kClosed, socket->error);
+    break;
   }
   Unlink(socket);
   return 0;
@@ -832,7 +858,10 @@ int EventLoop::Wait(int64_t timeout_us) {
     interrupted_ = true;
     return 0;
   }
-  for (long i = 0; i < count; i++) OnEvent(static_cast<Source*>(events[i].data.ptr), events[i].events);
+  for (long i = 0; i < count; i++) {
+    Source* source = FindAny(static_cast<int32_t>(events[i].data.u64));
+    if (source != nullptr) OnEvent(source, events[i].events);
+  }
   return static_cast<int>(count);
 }
 
@@ -876,7 +905,8 @@ void EventLoop::BeginStep() {
 int EventLoop::Finish(int event) {
   state_[kSlotKind] = event;
   stats_.events++;
-  // The clock is looked at in the first event of a burst, and rarely while messages are dense.
+  // The clock is looked at in the first event of a burst, and less often while messages are dense.
+  events_since_clock_++;
   if (burst_events_++ == 0 || streak_ < kDenseStreak || burst_events_ % kEventsPerClock == 0 || options_.measure) OnClock();
   if (burst_events_ >= options_.burst_messages) burst_over_ = true;
   return event;
@@ -884,8 +914,9 @@ int EventLoop::Finish(int event) {
 
 void EventLoop::OnClock() {
   const int64_t now = NowUs();
-  const int64_t period = now - last_event_us_;
+  const int64_t period = (now - last_event_us_) / events_since_clock_;
   last_event_us_ = now;
+  events_since_clock_ = 0;
   streak_ = period <= options_.dense_us ? std::min(streak_ + 1, kDenseStreak) : 0;
   if (burst_events_ <= 1) {
     burst_start_us_ = now;
@@ -903,6 +934,7 @@ int EventLoop::Step(int64_t timeout_us) {
     do {
       const int64_t left = timeout_us > 0 ? std::max<int64_t>(deadline - NowUs(), 0) : timeout_us;
       const int count = Wait(left);
+      if (host_due_) ListenToHost(false);
       event = NextReady();
       if (event != 0 || interrupted_ || (count == 0 && left == 0)) break;
       // Woken by something that has no event of its own: what was written to a peer, a mapping of a closed socket.
@@ -926,14 +958,16 @@ int EventLoop::StepInBurst() {
       Wait(0);
       continue;
     }
-    if (!first) {
+    if (first) {
+      if (!ArmHostTimer()) break;
+    } else {
       // Messages have been handled: what their handlers left to promises runs when the thread is given back, so only dense
       // traffic is worth a wait, and not a long one.
       if (streak_ < kDenseStreak || options_.dense_us == 0 || state_[kSlotPending] != 0) break;
       if (!ArmBurstTimer()) break;
     }
     Wait(-1);
-    if (first) on_wake_(on_wake_argument_);
+    if (first) host_.update_time(host_.argument);
     if (interrupted_) break;
   }
   state_[kSlotKind] = kIdle;
@@ -950,25 +984,30 @@ bool EventLoop::ArmBurstTimer() {
   return burst_timer_armed_;
 }
 
-void EventLoop::BeginBurst(bool may_wait, int64_t host_timeout_ms) {
+// The host's next timer ends the wait. False where the host has something to do now: a handler may just have said so.
+bool EventLoop::ArmHostTimer() {
+  const int timeout_ms = host_.timeout(host_.argument);
+  if (timeout_ms < 0) return true;
+  if (timeout_ms == 0) return false;
+  // Armed again only when the host's next timer is another one; one that is too early only costs a look.
+  const int64_t deadline = NowUs() + int64_t{timeout_ms} * 1000;
+  if (host_deadline_us_ >= 0 && host_deadline_us_ <= deadline && deadline - host_deadline_us_ < kTimerSlackUs) return true;
+  const struct itimerspec spec = TimerSpec(static_cast<uint64_t>(timeout_ms) * 1000, 0);
+  if (timerfd_settime(host_timer_.fd, 0, &spec, nullptr) < 0) return false;
+  host_deadline_us_ = deadline;
+  return true;
+}
+
+void EventLoop::BeginBurst(bool may_wait) {
   stats_.bursts++;
+  ListenToHost(true);
   in_burst_ = true;
-  may_wait_ = may_wait && host_.fd >= 0;
+  may_wait_ = may_wait && host_source_.fd >= 0;
   host_due_ = false;
   burst_polled_ = false;
   burst_timer_armed_ = false;
   burst_over_ = false;
   burst_events_ = 0;
-  if (!may_wait_ || host_timeout_ms < 0) return;
-  // Armed again only when the host's next timer is another one; one that is too early only costs a look.
-  const int64_t deadline = NowUs() + host_timeout_ms * 1000;
-  if (host_deadline_us_ >= 0 && host_deadline_us_ <= deadline && deadline - host_deadline_us_ < kTimerSlackUs) return;
-  const struct itimerspec spec = TimerSpec(static_cast<uint64_t>(host_timeout_ms) * 1000, 0);
-  if (timerfd_settime(host_timer_.fd, 0, &spec, nullptr) < 0) {
-    may_wait_ = false;
-    return;
-  }
-  host_deadline_us_ = deadline;
 }
 
 void EventLoop::EndBurst() {

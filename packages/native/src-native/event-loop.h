@@ -50,7 +50,6 @@ enum LoopSlot : int {
   kSlotCount = 32,
 };
 
-
 // SCM_MAX_FD of the kernel: descriptors in one message at most.
 constexpr int kMaxFds = 253;
 
@@ -66,6 +65,17 @@ struct LoopOptions {
   int64_t burst_us;
   int64_t dense_us;
   bool measure;
+};
+
+// The event loop of the thread, which runs this one.
+struct Host {
+  // Readable while it has something to do. Not owned.
+  int fd = -1;
+  // Milliseconds until its next timer, -1 for none, 0 where it has something to do now.
+  int (*timeout)(void* argument) = nullptr;
+  // Its clock stood still while a burst waited.
+  void (*update_time)(void* argument) = nullptr;
+  void* argument = nullptr;
 };
 
 struct LoopStats {
@@ -194,14 +204,14 @@ class EventLoop {
   // MessageLoop.step without a timeout.
   int StepInBurst();
 
-  // Puts the host loop's descriptor (not owned) into the set, so that a burst may wait here: it ends when the host has
-  // something to do. `on_wake(argument)` is called after a long wait. 0 or -errno.
-  int AttachHost(int fd, void (*on_wake)(void*), void* argument);
+  // Puts the host loop's descriptor into the set, so that a burst may wait here: it ends when the host has something to
+  // do. 0 or -errno.
+  int AttachHost(const Host& host);
   void DetachHost();
 
   // Around the calls of StepInBurst that one visit of the host brings. With `may_wait`, which needs an attached host, the
-  // burst waits for its first event until the host has something to do or `host_timeout_ms` (-1: none) is over.
-  void BeginBurst(bool may_wait, int64_t host_timeout_ms);
+  // burst waits for its first event until the host has something to do.
+  void BeginBurst(bool may_wait);
   void EndBurst();
   // Looks at the kernel; whether there is something for a burst.
   bool Poll() {
@@ -228,6 +238,7 @@ class EventLoop {
   void CloseOwn();
 
   Source* Find(int32_t id) const;
+  Source* FindAny(int32_t id) const;
   Socket* FindSocket(int32_t id) const;
   int Add(Source* source, uint32_t events);
   int Watch(Source* source, uint32_t events);
@@ -245,6 +256,8 @@ class EventLoop {
   int Finish(int event);
   void OnClock();
   bool ArmBurstTimer();
+  bool ArmHostTimer();
+  void ListenToHost(bool on);
   int NextReady();
   int Process(Source* source);
   int ProcessSocket(Socket* socket);
@@ -279,9 +292,11 @@ class EventLoop {
   Source burst_timer_{SourceKind::kBurstTimer};
   Source host_timer_{SourceKind::kHostTimer};
   // Its descriptor is the host's; -1 while none is attached.
-  Source host_{SourceKind::kHost};
-  void (*on_wake_)(void*) = nullptr;
-  void* on_wake_argument_ = nullptr;
+  Source host_source_{SourceKind::kHost};
+  // By -1 - id.
+  Source* const own_[5] = {&wake_, &poison_, &burst_timer_, &host_timer_, &host_source_};
+  Host host_;
+  bool hears_host_ = false;
   // Owned references.
   Memory* shared_memory_ = nullptr;
   Memory* tx_memory_ = nullptr;
@@ -311,6 +326,7 @@ class EventLoop {
   int64_t burst_start_us_ = 0;
   int64_t last_event_us_ = 0;
   int streak_ = 0;
+  int events_since_clock_ = 0;
   bool interrupted_ = false;
 };
 

@@ -110,7 +110,7 @@ class LoopCore : public UvOwner {
     if (mode == Mode::kHosted) {
       uv_loop_ = Loop();
       // Cannot fail but for a lack of memory; the loop is then served without waiting in it.
-      if (loop_->AttachHost(uv_backend_fd(uv_loop_), OnWake, uv_loop_) < 0) mode_ = Mode::kPolled;
+      if (loop_->AttachHost({uv_backend_fd(uv_loop_), HostTimeout, UpdateTime, uv_loop_}) < 0) mode_ = Mode::kPolled;
     }
     if (mode_ == Mode::kHosted) uv_prepare_start(prepare_, OnPrepare);
     if (mode_ == Mode::kPolled) {
@@ -129,15 +129,15 @@ class LoopCore : public UvOwner {
     }
   }
 
-  // libuv's clock stood still while a burst waited.
-  static void OnWake(void* uv_loop) { uv_update_time(static_cast<uv_loop_s*>(uv_loop)); }
+  // 0 where libuv has something to do, which includes descriptors that it has not yet told the kernel of.
+  static int HostTimeout(void* uv_loop) { return uv_backend_timeout(static_cast<uv_loop_s*>(uv_loop)); }
+  static void UpdateTime(void* uv_loop) { uv_update_time(static_cast<uv_loop_s*>(uv_loop)); }
 
   static void OnPrepare(uv_handle_s* handle) {
     LoopCore* core = Self(handle);
-    // 0 where libuv has something to do, which includes descriptors that it has not yet told the kernel of.
-    const int timeout = uv_backend_timeout(core->uv_loop_);
+    const bool may_wait = HostTimeout(core->uv_loop_) != 0;
     core->Retain();
-    if (timeout != 0 || core->loop_->Poll()) core->RunBurst(timeout != 0, timeout);
+    if (may_wait || core->loop_->Poll()) core->RunBurst(may_wait);
     // libuv looks and does not wait: that is the next burst's part.
     if (core->mode_ == Mode::kHosted) core->SetIdling(true);
     core->Release();
@@ -147,22 +147,22 @@ class LoopCore : public UvOwner {
     LoopCore* core = Self(handle);
     core->SetIdling(false);
     // Hosted: it was only there to keep libuv awake.
-    if (core->mode_ == Mode::kPolled) core->RunBurst(false, -1);
+    if (core->mode_ == Mode::kPolled) core->RunBurst(false);
   }
 
   static void OnPoll(uv_handle_s* handle, int status, int events) {
     static_cast<void>(status);
     static_cast<void>(events);
-    Self(handle)->RunBurst(false, -1);
+    Self(handle)->RunBurst(false);
   }
 
-  void RunBurst(bool may_wait, int timeout) {
+  void RunBurst(bool may_wait) {
     napi_handle_scope scope = nullptr;
     if (napi_open_handle_scope(env(), &scope) != napi_ok) return;
     // JavaScript may close the loop.
     Retain();
     in_burst_ = true;
-    loop_->BeginBurst(may_wait, timeout);
+    loop_->BeginBurst(may_wait);
     Call(0, nullptr);
     loop_->EndBurst();
     in_burst_ = false;

@@ -9,8 +9,8 @@ import { nativeBinding } from './binding.js';
  */
 
 function check(bytes: Uint8Array, offset: number, width: number): void {
-  // One comparison on the good path: a negative or fractional offset fails the second test.
-  if (offset + width > bytes.length || (offset >>> 0) % width !== 0 || offset >>> 0 !== offset)
+  // The address counts, not the offset: a view may start anywhere. A negative or fractional offset fails the last test.
+  if (offset + width > bytes.length || ((bytes.byteOffset + offset) & (width - 1)) !== 0 || offset >>> 0 !== offset)
     refuse(bytes, offset, width);
 }
 
@@ -24,8 +24,11 @@ function refuse(bytes: Uint8Array, offset: number, width: number): never {
       },
     );
   }
-  if (offset % width !== 0) {
-    throw errnoError('EINVAL', `register access of ${width} bytes at ${hex(offset)}: not aligned`, { op: 'register' });
+  if ((bytes.byteOffset + offset) % width !== 0) {
+    const start = bytes.byteOffset % width === 0 ? '' : ' of a view that starts at no multiple of it';
+    throw errnoError('EINVAL', `register access of ${width} bytes at ${hex(offset)}${start}: not aligned`, {
+      op: 'register',
+    });
   }
   throw errnoError('EFAULT', `register access at ${hex(offset)}: above 4 GiB; take a view that starts nearer`, {
     op: 'register',
@@ -50,17 +53,21 @@ export function readRegister32(bytes: Uint8Array, offset: number): number {
 /** One 8-byte load; `out[0]` gets the low, `out[1]` the high half. */
 export function readRegister64(bytes: Uint8Array, offset: number, out: Uint32Array): void {
   check(bytes, offset, 8);
-  nativeBinding().read64(bytes, offset, out);
+  if (nativeBinding().read64(bytes, offset, out) < 0) {
+    throw errnoError('EINVAL', `register access of 8 bytes: ${out.length} words for the result, 2 are needed`, {
+      op: 'register',
+    });
+  }
 }
 
 export function writeRegister8(bytes: Uint8Array, offset: number, value: number): void {
   check(bytes, offset, 1);
-  nativeBinding().write8(bytes, offset, value);
+  nativeBinding().write8(bytes, offset, value | 0);
 }
 
 export function writeRegister16(bytes: Uint8Array, offset: number, value: number): void {
   check(bytes, offset, 2);
-  nativeBinding().write16(bytes, offset, value);
+  nativeBinding().write16(bytes, offset, value | 0);
 }
 
 export function writeRegister32(bytes: Uint8Array, offset: number, value: number): void {
