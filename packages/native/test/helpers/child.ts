@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
+import { tempDir } from './temp.js';
 
 const packages = dirname(dirname(dirname(dirname(fileURLToPath(import.meta.url)))));
 
@@ -52,6 +53,15 @@ export function installNative(dir: string): string {
   return join(scope, 'native');
 }
 
+/** A project folder with @vfio/native installed and built; removed when the test ends. */
+export function projectWithNative(): string {
+  const dir = tempDir();
+  const release = join(installNative(dir), 'build', 'Release');
+  mkdirSync(release, { recursive: true });
+  symlinkSync(builtAddon, join(release, 'vfio_native.node'));
+  return dir;
+}
+
 /** What a child process did. */
 export interface ChildResult {
   status: number | null;
@@ -60,13 +70,14 @@ export interface ChildResult {
   stderr: string;
 }
 
-/** Runs an ES module in a new Node process with `dir` as its folder. */
-export function runModule(dir: string, source: string, env: NodeJS.ProcessEnv = {}, flags: string[] = []): ChildResult {
+/** Runs an ES module in a new Node process with `dir` as its folder, with at most `maxFds` descriptors where given. */
+export function runModule(dir: string, source: string, env: NodeJS.ProcessEnv = {}, maxFds?: number): ChildResult {
   const file = join(dir, `run-${Math.random().toString(36).slice(2)}.mjs`);
   writeFileSync(file, source);
   const clean = { ...process.env };
   for (const name of ['NODE_OPTIONS', 'VFIO_NATIVE_PATH', 'PREBUILDS_ONLY']) delete clean[name];
-  const result = spawnSync(process.execPath, [...flags, file], {
+  const limit = maxFds === undefined ? '' : `ulimit -n ${maxFds} && `;
+  const result = spawnSync('sh', ['-c', `${limit}exec "$0" "$@"`, process.execPath, file], {
     cwd: dir,
     env: { ...clean, ...env },
     encoding: 'utf8',
