@@ -1,10 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { vectorsFolder } from './config-space-recording.js';
+import { OWN_VECTORS } from './config-space-recording.js';
 
 /** The `vfio_pci:` lines of a kernel with its variant drivers, as text. */
 export function recordedVariants(): string {
-  return readFileSync(join(vectorsFolder(), 'modules-alias', 'linux-7.3.4-variants.alias'), 'utf8');
+  return readFileSync(join(OWN_VECTORS, 'modules-alias', 'linux-7.3.4-variants.alias'), 'utf8');
 }
 
 /** Numbers that are the same in each run (xorshift32): `random(n)` is 0 to n - 1. */
