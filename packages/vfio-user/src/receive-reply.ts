@@ -22,7 +22,7 @@ export function receiveReply(connection: Connection, offset: number, length: num
     id,
     command: state[LOOP_SLOT.COMMAND]!,
     flags: state[LOOP_SLOT.FLAGS]!,
-    errno: state[LOOP_SLOT.ERRNO]!,
+    errno: state[LOOP_SLOT.ERRNO]! >>> 0,
   };
   return connection.accept(header, { payload, fds, truncated: state[LOOP_SLOT.TRUNCATED] !== 0 });
 }

@@ -2,9 +2,6 @@ import { callbackTrigger } from '@vfio/core';
 import { EDU, Edu } from '@vfio/emulated';
 import { eventfdRead } from '@vfio/native';
 import {
-  PCI_COMMAND,
-  PCI_COMMAND_MASTER,
-  PCI_COMMAND_MEMORY,
   VFIO_DEVICE_FEATURE_GET,
   VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
   VFIO_DEVICE_FEATURE_MIGRATION,
@@ -17,36 +14,12 @@ import {
 } from '@vfio/uapi';
 import { expect, test } from 'vitest';
 import { EventfdTrigger } from '../src/eventfd-trigger.js';
-import type { VfioUserClient } from '../src/index.js';
 import { MemfdMemory, makeDevice, makeEdu } from './helpers/devices.js';
+import { dma, enable, le, read32 } from './helpers/edu-program.js';
 import { until } from './helpers/raw-client.js';
 import { cleanup, eventfd, guestMemory, openFds, serve } from './helpers/serve.js';
 
 const CONFIG = VFIO_PCI_CONFIG_REGION_INDEX;
-
-async function read32(client: VfioUserClient, region: number, offset: number): Promise<number> {
-  const data = new Uint8Array(4);
-  expect(await client.read(region, offset, data)).toBe(4);
-  return new DataView(data.buffer).getUint32(0, true);
-}
-
-function le(value: number | bigint, width: 2 | 4 | 8): Uint8Array {
-  const data = new Uint8Array(8);
-  new DataView(data.buffer).setBigUint64(0, BigInt(value), true);
-  return data.subarray(0, width);
-}
-
-async function enable(client: VfioUserClient): Promise<void> {
-  await client.write(CONFIG, PCI_COMMAND, le(PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2));
-}
-
-async function dma(client: VfioUserClient, from: bigint, to: bigint, count: number, command: number): Promise<void> {
-  await client.write(0, EDU.DMA_SOURCE, le(from, 8));
-  await client.write(0, EDU.DMA_DESTINATION, le(to, 8));
-  await client.write(0, EDU.DMA_COUNT, le(count, 8));
-  await client.write(0, EDU.DMA_COMMAND, le(EDU.DMA_START | command, 8));
-  while (((await read32(client, 0, EDU.DMA_COMMAND)) & EDU.DMA_START) !== 0);
-}
 
 test('device, region and interrupt info are those of the device', async () => {
   const { device } = await makeEdu();

@@ -1,3 +1,4 @@
+import { statFd } from '@vfio/native';
 import {
   decodeVfioUserVersion,
   encodeVfioUserVersion,
@@ -118,9 +119,13 @@ function readAnswer(
   };
 }
 
+const S_IFMT = 0o170000;
+const S_IFSOCK = 0o140000;
+
 function descriptorAt(reply: ReceivedReply, index: number): number {
   const fd = reply.fds[index];
   if (fd === undefined) throw refuse(`the server names descriptor ${index}, ${reply.fds.length} came`);
+  if ((statFd(fd).mode & S_IFMT) !== S_IFSOCK) throw refuse(`descriptor ${index} is no socket`);
   return fd;
 }
 

@@ -276,7 +276,7 @@ export class RemoteDevice {
     if (uapi.vfioUserFeatureCodec(feature) === undefined) {
       throw errnoError('ENOTTY', `feature ${feature} cannot be had over vfio-user`, { op: 'deviceFeature' });
     }
-    const payload = uapi.encodeVfioUserFeatureCommand(flags, value, LITTLE_ENDIAN);
+    const payload = encodeFeature(flags, value);
     const reply = yield { command: uapi.VFIO_USER_DEVICE_FEATURE, pieces: [payload] };
     const result = uapi.decodeVfioUserFeatureReply(flags, value, reply.payload, LITTLE_ENDIAN);
     const isSet = (flags & uapi.VFIO_DEVICE_FEATURE_SET) !== 0 && (flags & uapi.VFIO_DEVICE_FEATURE_PROBE) === 0;
@@ -347,6 +347,20 @@ function* runs<T>(list: readonly (T | undefined)[], limit: number): Iterable<rea
     yield list.slice(start, end);
     start = end;
   } while (start < list.length);
+}
+
+/** @throws EINVAL for a value that is not the feature's */
+function encodeFeature(flags: number, value: unknown): Uint8Array {
+  try {
+    return uapi.encodeVfioUserFeatureCommand(flags, value, LITTLE_ENDIAN);
+  } catch (error) {
+    if (isVfioError(error)) throw error;
+    const feature = flags & uapi.VFIO_DEVICE_FEATURE_MASK;
+    throw errnoError('EINVAL', `feature ${feature}: its value is missing or of another kind`, {
+      op: 'deviceFeature',
+      cause: error,
+    });
+  }
 }
 
 function areasOf(info: RegionInfo): readonly { offset: number; size: number }[] {
