@@ -11,6 +11,7 @@ export * from './config/ext-capabilities.js';
 export * from './config/header.js';
 export * from './deferred.js';
 export * from './demo.js';
+export * from './devices/connectx/index.js';
 export * from './devices/display.js';
 export * from './devices/edu.js';
 export * from './devices/nvme/index.js';

@@ -41,7 +41,7 @@ const COMPILED = ['config-probe.c', 'vfio-probe.c', 'edu.c', 'journal.c'] as con
 const SCRIPTS: Record<string, string> = { 'init.sh': 'usr/sbin/init', 'agent.sh': 'usr/bin/agent' };
 
 /** Modules that guests may load, each with all it depends on; one that the kernel has built in is passed over. */
-const MODULES = ['ext4', 'nvme', 'uio_pci_generic', 'vfio-pci', 'vfio_iommu_type1'] as const;
+const MODULES = ['ext4', 'mlx5_core', 'nvme', 'uio_pci_generic', 'vfio-pci', 'vfio_iommu_type1'] as const;
 /** What it takes to mount the root image. */
 const BOOT_MODULES = ['virtio_pci', 'virtio_console', 'virtio_blk', 'erofs'] as const;
 

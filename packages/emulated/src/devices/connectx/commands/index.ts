@@ -1,0 +1,19 @@
+import type { Command } from '../command.js';
+import { capabilityCommands } from './capabilities.js';
+import { eventQueueCommands } from './event-queues.js';
+import { lifecycleCommands } from './lifecycle.js';
+import { pageCommands } from './pages.js';
+import { registerCommands } from './registers.js';
+import { resourceCommands } from './resources.js';
+
+/** Every command of the model by its opcode. */
+export const COMMANDS: ReadonlyMap<number, Command> = new Map(
+  [
+    ...lifecycleCommands,
+    ...pageCommands,
+    ...capabilityCommands,
+    ...registerCommands,
+    ...eventQueueCommands,
+    ...resourceCommands,
+  ].map((command) => [command.opcode, command]),
+);

@@ -1,0 +1,161 @@
+import { hex } from '@vfio/uapi';
+import { Call, type Command, CommandError, SYNDROME } from './command.js';
+import { COMMANDS } from './commands/index.js';
+import { DELIVERY, EVENT, STATUS } from './constants.js';
+import type { HcaFunction } from './hca.js';
+import type { FirmwareVersion } from './init-segment.js';
+
+/** What happened to one command. */
+export interface CommandRecord {
+  /** 0: the physical function; n: virtual function n - 1. */
+  readonly functionId: number;
+  readonly opcode: number;
+  /** `QUERY_HCA_CAP`; the number where the model does not know it. */
+  readonly name: string;
+  readonly opMod: number;
+  readonly status: number;
+  readonly syndrome: number;
+  /** Why it was refused. */
+  readonly reason: string | undefined;
+}
+
+export interface FirmwareOptions {
+  readonly version: FirmwareVersion;
+  /** PSID of the board, at most 16 characters. */
+  readonly boardId: string;
+  /** MSI-X vectors of each function. */
+  readonly vectors: number;
+  /** Told of every command when it has ended. */
+  readonly onCommand?: (record: CommandRecord) => void;
+}
+
+/** The common first bytes of every output. */
+const OUTPUT = { STATUS: 0, SYNDROME: 4, MINIMUM: 8 } as const;
+
+/** The firmware of a device: carries out what comes through the functions' command queues. */
+export class Firmware {
+  readonly version: FirmwareVersion;
+  readonly boardId: string;
+  readonly vectors: number;
+  /** The register of this name: 0 little-endian, 0x80 big-endian. */
+  hostEndianness = 0;
+  readonly #onCommand: ((record: CommandRecord) => void) | undefined;
+  readonly #functions = new Map<number, HcaFunction>();
+  /** Answers that a test has put in place of the next ones, by opcode. */
+  readonly #injected = new Map<number, { readonly status: number; readonly syndrome: number }[]>();
+  /** Commands that never end, by opcode: how often. */
+  readonly #stalled = new Map<number, number>();
+
+  constructor(options: FirmwareOptions) {
+    this.version = options.version;
+    this.boardId = options.boardId;
+    this.vectors = options.vectors;
+    this.#onCommand = options.onCommand;
+  }
+
+  add(fn: HcaFunction): void {
+    this.#functions.set(fn.id, fn);
+  }
+
+  remove(fn: HcaFunction): void {
+    if (this.#functions.get(fn.id) === fn) this.#functions.delete(fn.id);
+  }
+
+  get functions(): Iterable<HcaFunction> {
+    return this.#functions.values();
+  }
+
+  /** The function that `fn` means by a number: 0 is itself, others only the physical function may name. */
+  functionById(fn: HcaFunction, id: number): HcaFunction | undefined {
+    if (id === 0) return fn;
+    return fn.id === 0 ? this.#functions.get(id) : undefined;
+  }
+
+  functionByVhca(vhcaId: number): HcaFunction | undefined {
+    for (const fn of this.#functions.values()) if (fn.vhcaId === vhcaId) return fn;
+    return undefined;
+  }
+
+  /** The next command of this kind ends with a status, without having been carried out. */
+  inject(opcode: number, status: number, syndrome: number = SYNDROME.INJECTED): void {
+    const waiting = this.#injected.get(opcode) ?? [];
+    waiting.push({ status, syndrome });
+    this.#injected.set(opcode, waiting);
+  }
+
+  /** The next command of this kind never ends. */
+  stall(opcode: number): void {
+    this.#stalled.set(opcode, (this.#stalled.get(opcode) ?? 0) + 1);
+  }
+
+  /** Tells software, where it has said that it wants to know, how many pages a function needs or can give back. */
+  askForPages(fn: HcaFunction): void {
+    const owner = this.#functions.get(0);
+    // Without a queue for it nobody would hear; asked again when there is one.
+    if (owner?.hears(EVENT.PAGE_REQUEST) !== true) return;
+    const wanted = fn.pages.wanted();
+    if (wanted === 0) return;
+    void owner.post(EVENT.PAGE_REQUEST, 0, (data) => {
+      data.setUint16(2, fn.id);
+      data.setInt32(4, wanted);
+    });
+  }
+
+  /** Runs one command. Returns the delivery status. */
+  async execute(fn: HcaFunction, input: Uint8Array, output: Uint8Array, _slot: number): Promise<number> {
+    const view = new DataView(input.buffer, input.byteOffset, input.byteLength);
+    const opcode = view.getUint16(0);
+    const stalled = this.#stalled.get(opcode) ?? 0;
+    if (stalled > 0) {
+      this.#stalled.set(opcode, stalled - 1);
+      await new Promise<never>(() => {});
+    }
+    const known = COMMANDS.get(opcode);
+    const out = new DataView(output.buffer, output.byteOffset, output.byteLength);
+    let failure: CommandError | undefined;
+    try {
+      if (known === undefined)
+        throw new CommandError(STATUS.BAD_OP, SYNDROME.UNKNOWN_OPCODE, `opcode ${hex(opcode)} is not known`);
+      this.#check(fn, known, input, output);
+      const injected = this.#injected.get(opcode)?.shift();
+      if (injected !== undefined) throw new CommandError(injected.status, injected.syndrome, 'injected');
+      await known.run(new Call(fn, known, input, output));
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
+      failure = error;
+      output.fill(0);
+    }
+    out.setUint8(OUTPUT.STATUS, failure?.status ?? STATUS.OK);
+    out.setUint32(OUTPUT.SYNDROME, failure?.syndrome ?? 0);
+    this.#onCommand?.({
+      functionId: fn.id,
+      opcode,
+      name: known?.name ?? hex(opcode),
+      opMod: input.length >= 8 ? view.getUint16(6) : 0,
+      status: failure?.status ?? STATUS.OK,
+      syndrome: failure?.syndrome ?? 0,
+      reason: failure?.message,
+    });
+    return DELIVERY.OK;
+  }
+
+  #check(fn: HcaFunction, known: Command, input: Uint8Array, output: Uint8Array): void {
+    if (input.length < known.input.bytes)
+      throw new CommandError(
+        STATUS.INPUT_LENGTH,
+        SYNDROME.SHORT_INPUT,
+        `${input.length} bytes of input, ${known.input.bytes} are needed`,
+      );
+    if (output.length < Math.max(known.outputBytes, OUTPUT.MINIMUM))
+      throw new CommandError(
+        STATUS.OUTPUT_LENGTH,
+        SYNDROME.SHORT_OUTPUT,
+        `room for ${output.length} bytes of output, ${known.outputBytes} are needed`,
+      );
+    const reserved = known.input.firstReserved(input);
+    if (reserved >= 0)
+      throw new CommandError(STATUS.BAD_PARAM, SYNDROME.RESERVED_BIT, `a reserved bit is set in byte ${reserved}`);
+    if (!known.early && fn.phase === 'disabled')
+      throw new CommandError(STATUS.BAD_SYS_STATE, SYNDROME.NOT_ENABLED, 'the function is not enabled');
+  }
+}
