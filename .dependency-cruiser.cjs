@@ -15,7 +15,7 @@ const MAY_IMPORT = {
 };
 
 /** Packages whose main entry also runs in a browser: no Node built-ins outside the folder `src/node`. */
-const PURE = ['uapi', 'core', 'vfio-pci', 'nvme-vfio-pci', 'emulated'];
+const PURE = ['uapi', 'core', 'vfio-pci', 'nvme-vfio-pci', 'emulated', 'testing'];
 
 const sources = (name) => `(^|/)packages/${name}/src/`;
 const TESTS = '\\.(test|prop\\.test)\\.ts$';
