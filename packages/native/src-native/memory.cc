@@ -71,7 +71,9 @@ Memory* Memory::File(int fd, int64_t offset, size_t length, int prot, int flags,
 napi_value Memory::ToArrayBuffer(napi_env env) {
   napi_value result = nullptr;
   references_++;
+  Charge(env, -1);
   if (napi_create_external_arraybuffer(env, base_, length_, Finalize, this, &result) != napi_ok) {
+    Charge(env, 1);
     // Too long for this engine, or external memory is forbidden. Whether the finalizer ran is not told by every version,
     // so the reference stays with the ArrayBuffer that does not exist: a few bytes are lost instead of used twice.
     napi_value ignored = nullptr;
@@ -82,6 +84,13 @@ napi_value Memory::ToArrayBuffer(napi_env env) {
   return result;
 }
 
+// The engine counts an ArrayBuffer's bytes as its own memory and collects garbage when they grow. These are another's, or
+// not there until they are touched: without this each gigabyte of a guest would cost a full collection.
+void Memory::Charge(napi_env env, int sign) {
+  int64_t total = 0;
+  napi_adjust_external_memory(env, sign * static_cast<int64_t>(length_), &total);
+}
+
 void Memory::Finalize(napi_env env, void* data, void* hint) {
   static_cast<void>(data);
   Memory* memory = static_cast<Memory*>(hint);
@@ -90,6 +99,7 @@ void Memory::Finalize(napi_env env, void* data, void* hint) {
     napi_delete_reference(env, memory->buffer_);
     memory->buffer_ = nullptr;
   }
+  memory->Charge(env, 1);
   // A loop's own buffers are used natively until the loop lets go of them.
   if (memory->slot_ != nullptr) memory->UnmapNow();
   memory->Release();

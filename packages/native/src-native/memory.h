@@ -50,6 +50,8 @@ class Memory {
   Memory(void* base, size_t length, size_t mapped_length) : base_(base), length_(length), mapped_length_(mapped_length) {}
   ~Memory() = default;
   void UnmapNow();
+  // Takes the bytes out of the engine's count of external memory (-1) before it counts them, or gives them back (1).
+  void Charge(napi_env env, int sign);
   static void Finalize(napi_env env, void* data, void* hint);
 
   // Owned: unmapped once, in UnmapNow.

@@ -1,18 +1,9 @@
 import type { DmaMapRequest, RemoteDma, SharedMemory, VfioDevice } from '@vfio/core';
-import {
-  closeFd,
-  MADV_DONTDUMP,
-  MAX_MAPPING_LENGTH,
-  type Mapping,
-  mmap,
-  PROT_READ,
-  PROT_WRITE,
-  pageSize,
-  statFd,
-} from '@vfio/native';
+import { closeFd, MADV_DONTDUMP, type Mapping, mmap, PROT_READ, PROT_WRITE, pageSize, statFd } from '@vfio/native';
 import {
   errnoError,
   hex,
+  isVfioError,
   VFIO_USER_F_DMA_REGION_FILE_IO,
   VFIO_USER_F_DMA_REGION_MASK,
   VFIO_USER_F_DMA_REGION_MMAP,
@@ -20,7 +11,14 @@ import {
   VFIO_USER_F_DMA_REGION_WRITE,
 } from '@vfio/uapi';
 import { FileDma } from './file-dma.js';
-import { DMA_PAGE_SIZE, MAX_DMA_MAP_SIZE } from './limits.js';
+import {
+  DMA_PAGE_SIZE,
+  MAX_DMA_MAP_SIZE,
+  MAX_FILE_MAPS,
+  MAX_MAPPED_BYTES,
+  MAX_MAPPED_PART,
+  MAX_MAPPED_PARTS,
+} from './limits.js';
 
 /** A DMA_MAP, taken apart. */
 export interface MapCommand {
@@ -44,8 +42,10 @@ interface ClientMapping {
   readonly access: Access;
   /** Which file it is, to know an identical map again; undefined without descriptor. */
   readonly file: { readonly dev: bigint; readonly ino: bigint } | undefined;
-  /** What the device was given: more than one where a single buffer cannot show it all. */
-  readonly parts: readonly Range[];
+  /** What the device has of it: more than one where a single buffer cannot show it all. */
+  parts: readonly Range[];
+  /** An unmap was asked for and did not end: the device still holds some of it. It may be asked for again. */
+  isLeaving: boolean;
 }
 
 interface Range {
@@ -60,8 +60,10 @@ export interface ClientMemoryOptions {
   readonly remote: RemoteDma;
   /** A mapping was made: the connection is to end when its file is cut. */
   readonly onMapped?: (mapping: Mapping) => void;
-  /** Largest single buffer. @default what this Node can make */
-  readonly maxBuffer?: number;
+  /** Bytes of the largest single piece, whole pages. @default 1 GiB */
+  readonly maxPart?: number;
+  /** Bytes of everything that is mapped. @default 8 TiB */
+  readonly maxMappedBytes?: bigint;
 }
 
 const S_IFMT = 0o170000;
@@ -75,6 +77,8 @@ const TOP = 1n << 64n;
 export class ClientMemory {
   readonly #options: ClientMemoryOptions;
   readonly #mappings = new Map<bigint, ClientMapping>();
+  /** What is mapped here now, and what that may come to. */
+  readonly #mapped = { bytes: 0n, parts: 0, files: 0 };
 
   constructor(options: ClientMemoryOptions) {
     this.#options = options;
@@ -139,17 +143,35 @@ export class ClientMemory {
     if (access === 'mmap' && isFile && offset + size > stat.size) {
       throw refuse(`the file has ${hex(stat.size)} bytes, ${hex(offset + size)} are needed`);
     }
+    const ranges = this.#split(iova, size, access);
+    this.#checkRoom(shown, size, ranges.length, access);
     const parts: Range[] = [];
     try {
-      for (const part of this.#split(iova, size, access)) {
+      for (const part of ranges) {
         this.#options.device.dmaMap(this.#request(command, part, access, fd, stat?.isHugetlb ? stat.blockSize : 0));
         parts.push(part);
       }
     } catch (error) {
-      for (const part of parts) void this.#unmapPart(part);
+      // Nothing uses them yet.
+      for (const part of parts) void this.#options.device.dmaUnmap(part.iova, part.size);
       throw error;
     }
-    this.#mappings.set(iova, { iova, size, flags, offset, access, file: stat, parts });
+    this.#mappings.set(iova, { iova, size, flags, offset, access, file: stat, parts, isLeaving: false });
+  }
+
+  /** What one client may take of this process. @throws ENOSPC */
+  #checkRoom(shown: string, size: bigint, parts: number, access: Access): void {
+    const mapped = this.#mapped;
+    const refuse = (why: string) => errnoError('ENOSPC', `${shown}: ${why}`, { op: 'DMA_MAP' });
+    if (access === 'file' && mapped.files >= MAX_FILE_MAPS) {
+      throw refuse(`${MAX_FILE_MAPS} mappings by file access are the most, each keeps a descriptor`);
+    }
+    if (access !== 'mmap') return;
+    if (mapped.parts + parts > MAX_MAPPED_PARTS) throw refuse(`${MAX_MAPPED_PARTS} mapped pieces are the most`);
+    const most = this.#options.maxMappedBytes ?? MAX_MAPPED_BYTES;
+    if (mapped.bytes + size > most) {
+      throw refuse(`${hex(mapped.bytes)} bytes are mapped already, ${hex(most)} are the most`);
+    }
   }
 
   /** Whether exactly this is mapped already: libvfio-user's clients may map again what they mapped. */
@@ -157,6 +179,7 @@ export class ClientMemory {
     const known = this.#mappings.get(command.iova);
     return (
       known !== undefined &&
+      !known.isLeaving &&
       known.size === command.size &&
       known.flags === command.flags &&
       known.access === access &&
@@ -165,19 +188,15 @@ export class ClientMemory {
     );
   }
 
-  /** Memory that is mapped is cut into what one buffer can show. */
-  *#split(iova: bigint, size: bigint, access: Access): Iterable<Range> {
-    if (access !== 'mmap') {
-      yield { iova, size };
-      return;
-    }
-    const limit = BigInt(this.#options.maxBuffer ?? MAX_MAPPING_LENGTH);
-    // Whole gigabytes where that is possible: hugetlbfs pages must not be cut.
-    const unit = limit >= 1n << 30n ? 1n << 30n : BigInt(pageSize());
-    const step = limit - (limit % unit);
+  /** Memory that is mapped is cut into pieces: a buffer has a largest size. */
+  #split(iova: bigint, size: bigint, access: Access): readonly Range[] {
+    if (access !== 'mmap') return [{ iova, size }];
+    const step = BigInt(this.#options.maxPart ?? MAX_MAPPED_PART);
+    const ranges: Range[] = [];
     for (let at = 0n; at < size; at += step) {
-      yield { iova: iova + at, size: size - at < step ? size - at : step };
+      ranges.push({ iova: iova + at, size: size - at < step ? size - at : step });
     }
+    return ranges;
   }
 
   #request(command: MapCommand, part: Range, access: Access, fd: number | undefined, hugePage: number): DmaMapRequest {
@@ -186,56 +205,88 @@ export class ClientMemory {
     const common = { iova: part.iova, size: part.size, readable, writable };
     if (access === 'message') return { ...common, memory: undefined, remote: this.#options.remote };
     const offset = command.offset + (part.iova - command.iova);
+    const mapped = this.#mapped;
     if (access === 'file') {
       const file = new FileDma(fd!, part.iova, offset);
-      return { ...common, memory: undefined, remote: file, release: () => file.close() };
+      mapped.files++;
+      const release = (): void => {
+        file.close();
+        mapped.files--;
+      };
+      return { ...common, memory: undefined, remote: file, release };
     }
     const { mapping, bytes } = mapFile(fd!, offset, Number(part.size), readable, writable, hugePage);
-    this.#options.onMapped?.(mapping);
+    mapped.bytes += part.size;
+    mapped.parts++;
+    const release = (): void => {
+      mapping.unmap();
+      mapped.bytes -= part.size;
+      mapped.parts--;
+    };
+    try {
+      this.#options.onMapped?.(mapping);
+    } catch (error) {
+      release();
+      throw error;
+    }
     const memory: SharedMemory = { bytes, fd: undefined, fdOffset: 0 };
-    return { ...common, memory, release: () => mapping.unmap() };
+    return { ...common, memory, release };
   }
 
   /**
    * Unmaps what was mapped by one command, exactly. A promise while the device still uses the memory.
-   * @throws ENOENT where there is no such mapping
+   * @throws ENOENT where there is no such mapping, EBUSY where the device holds it too long; the client may ask again
    */
   unmap(iova: bigint, size: bigint): void | Promise<void> {
     this.check(iova, size);
-    const parts = this.#mappings.get(iova)!.parts;
-    this.#mappings.delete(iova);
-    return this.#unmapParts(parts);
+    return this.#unmap(this.#mappings.get(iova)!);
   }
 
-  /** Unmaps everything, the youngest first. */
+  /** Unmaps everything, the youngest first. What fails stays, the rest goes. */
   unmapAll(): void | Promise<void> {
-    const parts = [...this.#mappings.values()].flatMap((mapping) => mapping.parts);
-    this.#mappings.clear();
-    return this.#unmapParts(parts.reverse());
-  }
-
-  #unmapParts(parts: readonly Range[]): void | Promise<void> {
     const waits: Promise<void>[] = [];
-    let failure: unknown;
-    for (const part of parts) {
-      try {
-        const wait = this.#unmapPart(part);
-        if (wait !== undefined) waits.push(wait);
-      } catch (error) {
-        failure ??= error;
-      }
+    for (const mapping of [...this.#mappings.values()].reverse()) {
+      const wait = this.#unmap(mapping);
+      if (wait !== undefined) waits.push(wait);
     }
-    if (failure !== undefined && waits.length === 0) throw failure;
-    if (waits.length === 0) return undefined;
-    return Promise.allSettled(waits).then((results) => {
-      if (failure !== undefined) throw failure;
-      for (const result of results) if (result.status === 'rejected') throw result.reason;
-    });
+    return waits.length === 0 ? undefined : allOf(waits);
   }
 
-  #unmapPart(part: Range): void | Promise<void> {
-    return this.#options.device.dmaUnmap(part.iova, part.size);
+  #unmap(mapping: ClientMapping): void | Promise<void> {
+    const isAgain = mapping.isLeaving;
+    mapping.isLeaving = true;
+    const held: Range[] = [];
+    const waits: Promise<void>[] = [];
+    for (const part of mapping.parts) {
+      const wait = this.#unmapPart(part, isAgain, held);
+      if (wait !== undefined) waits.push(wait);
+    }
+    const forget = (): void => {
+      mapping.parts = held;
+      if (held.length === 0 && this.#mappings.get(mapping.iova) === mapping) this.#mappings.delete(mapping.iova);
+    };
+    if (waits.length === 0) return forget();
+    return allOf(waits).finally(forget);
   }
+
+  /** Does not throw: the other parts go although one does not. What was asked for before may have gone by itself. */
+  #unmapPart(part: Range, isAgain: boolean, held: Range[]): void | Promise<void> {
+    const keep = (error: unknown): Promise<void> => {
+      if (isAgain && isVfioError(error) && error.errno === 'ENOENT') return Promise.resolve();
+      held.push(part);
+      return Promise.reject(error);
+    };
+    try {
+      return this.#options.device.dmaUnmap(part.iova, part.size)?.catch(keep);
+    } catch (error) {
+      return keep(error);
+    }
+  }
+}
+
+/** Waits for all, then fails with the first that failed. */
+async function allOf(waits: readonly Promise<void>[]): Promise<void> {
+  for (const result of await Promise.allSettled(waits)) if (result.status === 'rejected') throw result.reason;
 }
 
 /** How the memory of a DMA_MAP is reached; undefined where the flags ask for a descriptor that is not there. */

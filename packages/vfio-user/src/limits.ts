@@ -42,6 +42,22 @@ export const MAX_DMA_MAPS = 65535;
 /** Bytes of one mapping: libvfio-user's 8 TiB. Bounds what a client can make us reserve in address space. */
 export const MAX_DMA_MAP_SIZE = 8n << 40n;
 
+/** Bytes of all mappings of one client that are mapped here. A process has 128 TiB of address space (x86-64, arm64 with 4
+ * levels of page tables), and one that has none left dies of its next allocation. */
+export const MAX_MAPPED_BYTES = MAX_DMA_MAP_SIZE;
+
+/** Bytes of the pieces in which memory is mapped. The engine answers a longer buffer with a full garbage collection, and
+ * hugetlbfs pages (up to 1 GiB) are not cut. */
+export const MAX_MAPPED_PART = 1 << 30;
+
+/** Pieces in which one client's memory is mapped here: half of the mappings that Linux allows to a process
+ * (vm.max_map_count, 65530). A process that has no more dies of its next allocation. */
+export const MAX_MAPPED_PARTS = 32768;
+
+/** Mappings of one client that are reached by their file (FILE_IO): each keeps a descriptor, and processes start with a
+ * limit of 1024. Guests behind such a client have a handful. */
+export const MAX_FILE_MAPS = 64;
+
 /** Granularity of DMA_MAP, and `pgsizes` of the reply: the specification's default; every client aligns to it. */
 export const DMA_PAGE_SIZE = 4096;
 
@@ -54,6 +70,10 @@ export const MAX_WAITING_MESSAGES = 1024;
 
 /** Bytes of those messages. */
 export const MAX_WAITING_BYTES = 4 * 1024 * 1024;
+
+/** Descriptors of those messages: those of one message. More come only where clients arm interrupts while the device
+ * hangs, and a process starts with a limit of 1024. */
+export const MAX_WAITING_FDS = MAX_RECEIVED_FDS;
 
 /** Bytes that may wait to be sent to a client that does not read. Two of the largest replies: more can only mean that it
  * sends requests without taking answers. */
@@ -77,6 +97,10 @@ export const DEFAULT_DEADLINE_MS = 4000;
 /** Milliseconds that a synchronous operation may take before the watchdog names it. A tenth of what a guest's driver
  * forgives, and far above any register access. */
 export const DEFAULT_WATCHDOG_MS = 100;
+
+/** Milliseconds after which a listening socket is tried again that could not accept a client: the process had no
+ * descriptor or no memory for it. */
+export const RETRY_ACCEPT_MS = 1000;
 
 /** Milliseconds that a closing server gives to the operation under way. */
 export const CLOSE_GRACE_MS = 1000;

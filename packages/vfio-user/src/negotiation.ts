@@ -125,7 +125,11 @@ function answerCapabilities(offered: VfioUserCapabilities, abilities: ServerAbil
   const { migration } = offered;
   return {
     maxDataXferSize: has(offered.maxDataXferSize, abilities.maxDataXferSize),
-    twinSocket: offered.twinSocket?.supported && abilities.twinSocket ? { supported: true, fdIndex: 0 } : undefined,
+    // The other end is a descriptor in the reply.
+    twinSocket:
+      offered.twinSocket?.supported && abilities.twinSocket && offered.maxMsgFds !== 0
+        ? { supported: true, fdIndex: 0 }
+        : undefined,
     maxMsgFds: has(
       offered.maxMsgFds,
       Math.min(abilities.maxMsgFds, Math.max(offered.maxMsgFds ?? 0, QEMU_MAX_MSG_FDS)),

@@ -54,7 +54,9 @@ export class RegionAccess {
     this.#pulse[PULSE.REGION] = region;
     this.#pulse[PULSE.OFFSET] = offset;
     let done = 0;
-    if (count > 0) {
+    if (count === 0) {
+      if (!this.#isWithin(region, offset)) return this.#refuse('nothing is read from a place that is not there');
+    } else {
       const data = this.#loop.dataView(count);
       try {
         done = this.#device.read(region, offset, data);
@@ -83,7 +85,9 @@ export class RegionAccess {
     const region = view.getUint32(at + 24, LITTLE_ENDIAN);
     const offset = getNumber64(view, at + 16);
     let done = 0;
-    if (count > 0) {
+    if (count === 0) {
+      if (!this.#isWithin(region, offset)) return this.#refuse('nothing is written to a place that is not there');
+    } else {
       const result = this.writeDevice(region, offset, bytes, at + DATA_OFFSET, count);
       if (result <= 0) return result;
       done = result;
@@ -126,6 +130,15 @@ export class RegionAccess {
     tx.setUint32(20, view.getUint32(at + 20, LITTLE_ENDIAN), LITTLE_ENDIAN);
     tx.setUint32(24, view.getUint32(at + 24, LITTLE_ENDIAN), LITTLE_ENDIAN);
     tx.setUint32(28, done, LITTLE_ENDIAN);
+  }
+
+  /** Whether an access of no bytes could be one: the device is not asked to carry it out. */
+  #isWithin(region: number, offset: number): boolean {
+    try {
+      return offset <= this.#device.getRegionInfo(region).size;
+    } catch {
+      return false;
+    }
   }
 
   #refuse(why: string): number {

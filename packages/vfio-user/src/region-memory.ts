@@ -16,11 +16,14 @@ export interface OfferedRegion {
  */
 export class RegionMemory {
   readonly #device: VfioDevice;
+  readonly #takesFd: boolean;
   readonly #warn: (message: string) => void;
   readonly #offered = new Map<number, OfferedRegion>();
 
-  constructor(device: VfioDevice, warn: (message: string) => void) {
+  /** @param takesFd the client takes a descriptor with a reply; otherwise nothing can be mapped */
+  constructor(device: VfioDevice, takesFd: boolean, warn: (message: string) => void) {
     this.#device = device;
+    this.#takesFd = takesFd;
     this.#warn = warn;
   }
 
@@ -55,7 +58,7 @@ export class RegionMemory {
 
   /** The areas of a region that can go with one descriptor. */
   #mappable(info: RegionInfo): MmapArea[] {
-    if ((info.flags & VFIO_REGION_INFO_FLAG_MMAP) === 0 || info.size === 0) return [];
+    if (!this.#takesFd || (info.flags & VFIO_REGION_INFO_FLAG_MMAP) === 0 || info.size === 0) return [];
     const areas: MmapArea[] = [];
     for (const range of rangesOf(info)) {
       if (range.size === 0) continue;

@@ -1,5 +1,5 @@
 import type { VfioDeviceProvider } from '@vfio/core';
-import { pageSize, peerCredentials } from '@vfio/native';
+import { closeFd, pageSize, peerCredentials } from '@vfio/native';
 import { VfioError } from '@vfio/uapi';
 import { COMPAT_MODES, type CompatMode } from './compat.js';
 import { type CommandCount, Counters } from './counters.js';
@@ -12,6 +12,7 @@ import {
   MAX_DMA_MAPS,
   MAX_SCM_FDS,
   MIN_DATA_XFER_SIZE,
+  RETRY_ACCEPT_MS,
   VERSION_TIMEOUT_MS,
 } from './limits.js';
 import {
@@ -24,6 +25,7 @@ import {
 } from './listen-socket.js';
 import { addLocalServer, removeLocalServer } from './local-servers.js';
 import type { PeerKind } from './negotiation.js';
+import { asVfioError } from './region-access.js';
 import { acquireSharedLoop, type LoopSource, releaseSharedLoop, type ServiceLoop } from './service-loop.js';
 import { type DeferredWork, ServerSession } from './session.js';
 import { Tracer, type TraceSink } from './trace.js';
@@ -178,13 +180,19 @@ export class VfioUserServer implements LoopSource {
     addLocalServer(file.identity);
   }
 
+  /** Nothing was made where it fails, and the descriptor is still the caller's. */
   #listenFd(loop: ServiceLoop, fd: number): void {
     const { isListening, client } = probeInherited(fd);
     if (!isListening) {
       this.#accept(fd);
       return;
     }
-    this.#listener = loop.messages.addListener(fd);
+    try {
+      this.#listener = loop.messages.addListener(fd);
+    } catch (error) {
+      if (client !== undefined) closeFd(client);
+      throw error;
+    }
     loop.attach(this.#listener, this);
     if (client !== undefined) this.onAccept(client);
   }
@@ -194,12 +202,22 @@ export class VfioUserServer implements LoopSource {
   onAccept(fd: number): void {
     // One client at a time: the next one waits in the backlog.
     if (this.#listener !== undefined) this.#loop?.messages.pause(this.#listener);
-    this.#accept(fd);
+    try {
+      this.#accept(fd);
+    } catch (error) {
+      closeFd(fd);
+      this.#retryLater(asVfioError(error).message);
+    }
   }
 
   onAcceptFailed(errno: number): void {
-    this.#warn(`a client could not be accepted (errno ${errno}); trying again in a second`);
-    this.#retry = setTimeout(() => this.#resume(), 1000);
+    this.#retryLater(`errno ${errno}`);
+  }
+
+  /** The listening socket is paused: what is missing (descriptors, memory) may be there later. */
+  #retryLater(why: string): void {
+    this.#warn(`a client could not be accepted (${why}); trying again in a second`);
+    this.#retry = setTimeout(() => this.#resume(), RETRY_ACCEPT_MS);
   }
 
   #resume(): void {

@@ -122,6 +122,16 @@ export class ServiceLoop {
     this.messages.state[LOOP_SLOT.PENDING]! += count;
   }
 
+  /** Shows in the pulse that a source works outside of its events; until {@link endWork}. */
+  beginWork(id: number): void {
+    this.pulse[PULSE.SOURCE] = id;
+    this.pulse[PULSE.COUNT]!++;
+  }
+
+  endWork(): void {
+    this.pulse[PULSE.COUNT]!++;
+  }
+
   /** Closes the loop and every descriptor on it. Idempotent. */
   close(): void {
     this.#sources.clear();

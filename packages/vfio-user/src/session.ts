@@ -25,7 +25,7 @@ import type { HandlerContext } from './handlers/handler.js';
 import { HANDLERS } from './handlers/index.js';
 import { refuseWhileCopying, writeMulti } from './handlers/region-io.js';
 import { substituteReply } from './handlers/substitute.js';
-import { MAX_RECEIVED_FDS, MAX_UNSENT_BYTES, maxMessageSize } from './limits.js';
+import { CLOSE_GRACE_MS, MAX_RECEIVED_FDS, MAX_UNSENT_BYTES, maxMessageSize } from './limits.js';
 import type { AgreedLimits, ServerAbilities } from './negotiation.js';
 import { describePulse } from './pulse.js';
 import { receiveReply } from './receive-reply.js';
@@ -406,13 +406,22 @@ export class ServerSession implements LoopSource, HandlerContext {
     while (!this.#isBlocked && !this.#isOver) {
       const request = this.#waiting.shift();
       if (request === undefined) break;
-      this.loop.pulse[PULSE.COMMAND] = request.command;
-      this.#run(request);
+      this.#runWaiting(request);
     }
     if (this.#isPaused && !this.#isFinishing && !this.#waiting.isFull && !this.#isOver) {
       this.#isPaused = false;
       this.loop.messages.resume(this.#connection.socket.id);
     }
+  }
+
+  /** Outside of an event of the loop, which shows and measures handlers itself. */
+  #runWaiting(request: Request): void {
+    const start = performance.now();
+    this.loop.pulse[PULSE.COMMAND] = request.command;
+    this.loop.beginWork(this.#connection.socket.id);
+    this.#run(request);
+    this.loop.endWork();
+    this.onSlow((performance.now() - start) * 1000);
   }
 
   // Replies
@@ -455,7 +464,7 @@ export class ServerSession implements LoopSource, HandlerContext {
     if (!request.isPosted && !this.#isOver) {
       this.#connection.tracer?.note(error.message);
       if (request.isAwaited) this.#answerError(request, error.errnoNumber);
-    } else if (request.isPosted) this.#warnPosted(request.command, error);
+    } else if (request.isPosted) this.warnPosted(request.command, error);
     if (error.code === 'ERR_VFIO_IO' && error.cause !== undefined) this.warn(error.message);
     this.#afterReply(request);
     if (this.#attachment === undefined) this.end(error.message);
@@ -474,7 +483,7 @@ export class ServerSession implements LoopSource, HandlerContext {
     if (this.#isAwaited) {
       this.#connection.tracer?.note(error.message);
       this.#sendError(id, command, rx.subarray(offset, offset + length), error.errnoNumber);
-    } else this.#warnPosted(command, error);
+    } else this.warnPosted(command, error);
     if (error.code === 'ERR_VFIO_IO' && error.cause !== undefined) this.warn(error.message);
     this.#isAwaited = false;
     this.#attachment!.dma.flush();
@@ -511,7 +520,8 @@ export class ServerSession implements LoopSource, HandlerContext {
     return waiting === 0 ? '' : `; ${waiting} DMA requests wait for that reply (do message DMA after it, not inside)`;
   }
 
-  #warnPosted(command: number, error: VfioError): void {
+  /** Tells the first failures of posted commands, then fewer and fewer: a client must not fill the log. */
+  warnPosted(command: number, error: VfioError): void {
     const count = ++this.#postedFailures;
     if (count > FULL_WARNINGS && (count & (count - 1)) !== 0) return;
     const more = count > FULL_WARNINGS ? ` (${count} so far)` : '';
@@ -567,7 +577,12 @@ export class ServerSession implements LoopSource, HandlerContext {
 
   async #release(): Promise<void> {
     // Two operations of a device never run at once: the one under way ends first.
-    if (this.#operation !== undefined) await this.#operation;
+    if (this.#operation !== undefined) {
+      const name = this.#waiting.running?.name;
+      const late = setTimeout(() => this.warn(`${name} has not ended: nobody can attach until it has`), CLOSE_GRACE_MS);
+      await this.#operation;
+      clearTimeout(late);
+    }
     const attachment = this.#attachment;
     if (attachment === undefined) return;
     attachment.dma.close();

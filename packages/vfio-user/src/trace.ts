@@ -42,6 +42,9 @@ const hex = (value: number | bigint): string => `0x${value.toString(16)}`;
 /** Bytes of data that a line shows. */
 const SHOWN = 16;
 
+/** Bytes of a VERSION's JSON that a line shows: real ones have about 200. */
+const SHOWN_JSON = 512;
+
 function data(bytes: Uint8Array): string {
   const shown = Array.from(bytes.subarray(0, SHOWN), (byte) => byte.toString(16).padStart(2, '0')).join(' ');
   return bytes.length > SHOWN ? `${shown} ... (${bytes.length})` : shown;
@@ -92,7 +95,7 @@ function describeKnown(command: number, isReply: boolean, view: DataView): strin
   const u64 = (at: number) => view.getBigUint64(at, LITTLE_ENDIAN);
   switch (command) {
     case uapi.VFIO_USER_VERSION: {
-      const text = new TextDecoder().decode(bytesOf(view, 4)).replace(/\0+$/, '');
+      const text = new TextDecoder().decode(bytesOf(view, 4).subarray(0, SHOWN_JSON)).replace(/\0+$/, '');
       return `${u16(0)}.${u16(2)} ${JSON.stringify(text).slice(1, -1).replaceAll('\\"', '"')}`.trimEnd();
     }
     case uapi.VFIO_USER_DMA_MAP:

@@ -1,5 +1,5 @@
 import { VFIO_USER_REGION_READ, VFIO_USER_REGION_WRITE, VFIO_USER_REGION_WRITE_MULTI } from '@vfio/uapi';
-import { MAX_WAITING_BYTES, MAX_WAITING_MESSAGES } from './limits.js';
+import { MAX_WAITING_BYTES, MAX_WAITING_FDS, MAX_WAITING_MESSAGES } from './limits.js';
 import type { Request } from './request.js';
 
 /** The operation that others wait for. */
@@ -22,8 +22,9 @@ export interface WaitingOptions {
  */
 export class WaitingRequests {
   readonly #options: WaitingOptions;
-  readonly #queue: Request[] = [];
+  #queue: Request[] = [];
   #bytes = 0;
+  #fds = 0;
   #running: Operation | undefined;
   /** The running operation has used up its time. */
   #isOverdue = false;
@@ -43,7 +44,9 @@ export class WaitingRequests {
 
   /** No more can be kept: the socket is to be left unread. */
   get isFull(): boolean {
-    return this.#queue.length >= MAX_WAITING_MESSAGES || this.#bytes >= MAX_WAITING_BYTES;
+    return (
+      this.#queue.length >= MAX_WAITING_MESSAGES || this.#bytes >= MAX_WAITING_BYTES || this.#fds >= MAX_WAITING_FDS
+    );
   }
 
   /** An operation goes on after its handler returned. */
@@ -61,27 +64,29 @@ export class WaitingRequests {
 
   push(request: Request): void {
     this.#queue.push(request);
-    this.#bytes += request.message.length;
+    this.#count(request, 1);
     this.#answerLate();
   }
 
   /** The next request to run; undefined where none waits. */
   shift(): Request | undefined {
-    for (;;) {
-      const request = this.#queue.shift();
-      if (request === undefined) return undefined;
-      this.#bytes -= request.message.length;
-      if (request.answered && request.command === VFIO_USER_REGION_READ) continue;
-      return request;
-    }
+    const request = this.#queue.shift();
+    if (request !== undefined) this.#count(request, -1);
+    return request;
   }
 
   /** Drops everything and stops the clock. */
   clear(): void {
     for (const request of this.#queue.splice(0)) request.closeFds();
     this.#bytes = 0;
+    this.#fds = 0;
     clearTimeout(this.#timer);
     this.#timer = undefined;
+  }
+
+  #count(request: Request, sign: 1 | -1): void {
+    this.#bytes += sign * request.message.length;
+    this.#fds += sign * request.fds.length;
   }
 
   /** Answers those whose time is over, the oldest first: replies stay in order. Then sets the clock for the next one. */
@@ -105,7 +110,20 @@ export class WaitingRequests {
       this.#options.onLate(request, false);
       request.answered = true;
     }
+    this.#dropReads();
     this.#arm();
+  }
+
+  /** A read that was answered has nothing left to do. A guest that polls a device which hangs must not fill the queue: the
+   * socket would be left unread, and the client would find nobody. */
+  #dropReads(): void {
+    const isOver = ({ answered, command }: Request) => answered && command === VFIO_USER_REGION_READ;
+    if (!this.#queue.some(isOver)) return;
+    for (const request of this.#queue.filter(isOver)) {
+      this.#count(request, -1);
+      request.closeFds();
+    }
+    this.#queue = this.#queue.filter((request) => !isOver(request));
   }
 
   #arm(): void {

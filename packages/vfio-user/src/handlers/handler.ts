@@ -1,4 +1,5 @@
 import type { MigrationData, VfioDevice } from '@vfio/core';
+import type { VfioError } from '@vfio/uapi';
 import type { CompatPolicy } from '../compat.js';
 import type { ClientMemory } from '../dma.js';
 import type { AgreedLimits } from '../negotiation.js';
@@ -24,6 +25,8 @@ export interface HandlerContext {
   readonly irqsGiven: Set<number>;
   /** A sentence for the log. */
   warn(message: string): void;
+  /** The same for what a posted command could not do; not every one of many is told. */
+  warnPosted(command: number, error: VfioError): void;
 }
 
 /**

@@ -4,9 +4,10 @@ import {
   VFIO_DEVICE_STATE_STOP_COPY,
   VFIO_PCI_CONFIG_REGION_INDEX,
   VFIO_USER_MULTI_DATA,
+  VFIO_USER_REGION_WRITE,
 } from '@vfio/uapi';
 import { getNumber64, highWord, LITTLE_ENDIAN, MAX_HIGH, setNumber64 } from '../byte-order.js';
-import { ACCESS_PENDING, type RegionAccess } from '../region-access.js';
+import { ACCESS_PENDING, asVfioError, type RegionAccess } from '../region-access.js';
 import { malformed, type Reply, type Request } from '../request.js';
 import type { HandlerContext } from './handler.js';
 
@@ -42,7 +43,7 @@ async function writeAll(
         if (done === 0) throw error;
         break;
       }
-      context.warn(`posted write ${index + 1} of ${count}: ${(error as Error).message}`);
+      context.warnPosted(request.command, asVfioError(error));
     }
   }
   const reply = new Uint8Array(8);
@@ -68,7 +69,11 @@ function writeOne(access: RegionAccess, request: Request, at: number): Promise<n
  * copied already. Asked of the device, as a reset may have ended the migration behind the protocol's back.
  */
 export async function refuseWhileCopying(context: HandlerContext, request: Request): Promise<void> {
-  if (request.payload.length >= 16 && request.view.getUint32(8, LITTLE_ENDIAN) === VFIO_PCI_CONFIG_REGION_INDEX) return;
+  const isConfig =
+    request.command === VFIO_USER_REGION_WRITE &&
+    request.payload.length >= 16 &&
+    request.view.getUint32(8, LITTLE_ENDIAN) === VFIO_PCI_CONFIG_REGION_INDEX;
+  if (isConfig) return;
   const result = await context.device.deviceFeature({
     flags: VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
   });

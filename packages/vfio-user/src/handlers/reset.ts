@@ -3,8 +3,13 @@ import type { Handler } from './handler.js';
 
 /** DEVICE_RESET. Interrupts stay armed, as after the kernel's: QEMU sends only INTx again. */
 export const deviceReset: Handler = (context): Reply | Promise<Reply> => {
-  // A device that is reset runs again, whatever a migration had made of it.
-  context.migrationState = undefined;
+  const done = (): Reply => {
+    // A device that is reset runs again, whatever a migration had made of it.
+    context.migrationState = undefined;
+    context.migrationData?.close();
+    context.migrationData = undefined;
+    return EMPTY_REPLY;
+  };
   const wait = context.device.reset();
-  return wait === undefined ? EMPTY_REPLY : wait.then(() => EMPTY_REPLY);
+  return wait === undefined ? done() : wait.then(done);
 };
