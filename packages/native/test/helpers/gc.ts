@@ -6,16 +6,16 @@ setFlagsFromString('--expose-gc');
 // The flag adds `gc` to the globals of contexts made from now on.
 const gc = runInNewContext('gc') as () => void;
 
-/** Collects garbage and lets finalizers run, until `done` or for at most 50 turns; answers whether it became true. */
-export async function collectUntil(done: () => boolean): Promise<boolean> {
-  for (let turn = 0; turn < 50 && !done(); turn++) {
+/** Collects garbage and lets finalizers run, until `done` or for some turns at most; answers whether it became true. */
+export async function collectUntil(done: () => boolean, turns = 50): Promise<boolean> {
+  for (let turn = 0; turn < turns && !done(); turn++) {
     gc();
     await nextTurn();
   }
   return done();
 }
 
-/** Collects garbage once, finalizers included. */
+/** Collects what can be collected, finalizers included. */
 export async function collect(): Promise<void> {
-  await collectUntil(() => false);
+  await collectUntil(() => false, 10);
 }
