@@ -6,26 +6,45 @@ export interface Io {
   err(text: string): void;
   /** Whether standard output takes colours. */
   readonly color: boolean;
-  /** Columns of the terminal; undefined where there is none. */
-  readonly columns: number | undefined;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly cwd: string;
-  /** Aborted when the process is asked to end (SIGINT, SIGTERM). */
+  /**
+   * Aborted when the process is asked to end (SIGINT, SIGTERM) or when nobody reads its output any more. A command that
+   * never looks at it is ended by the signal itself.
+   */
   readonly signal: AbortSignal;
 }
 
-/** The process itself. `signal` is made by the caller, who owns the signal handlers. */
-export function processIo(signal: AbortSignal): Io {
-  const { stdout, env } = process;
-  const forced = env['FORCE_COLOR'] !== undefined && env['FORCE_COLOR'] !== '0';
-  const refused = (env['NO_COLOR'] ?? '') !== '' || env['TERM'] === 'dumb';
+/** The process itself. */
+export function processIo(): Io {
+  const { stdout, stderr, env } = process;
+  const stop = new AbortController();
+  let handlesSignals = false;
+  // A reader that has gone (`vfio list | head`) is no failure: what would have gone there is dropped.
+  stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE' || error.code === 'ERR_STREAM_DESTROYED') return stop.abort();
+    stderr.write(`vfio: cannot write to standard output: ${error.message}\n`);
+    return process.exit(1);
+  });
+  stderr.on('error', () => {});
   return {
     out: (text) => void stdout.write(text),
-    err: (text) => void process.stderr.write(text),
-    color: forced || (!refused && stdout.isTTY === true),
-    columns: stdout.isTTY === true ? stdout.columns : undefined,
+    err: (text) => void stderr.write(text),
+    color: takesColor(env, stdout.isTTY === true),
     env,
     cwd: process.cwd(),
-    signal,
+    get signal() {
+      // Once: a second Ctrl-C ends a command that does not come to its end.
+      if (!handlesSignals) for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stop.abort());
+      handlesSignals = true;
+      return stop.signal;
+    },
   };
+}
+
+/** Whether to colour: `FORCE_COLOR` decides, then `NO_COLOR` (no-color.org) and `TERM=dumb`, then whether it is a terminal. */
+export function takesColor(env: Io['env'], isTerminal: boolean): boolean {
+  const forced = env['FORCE_COLOR'];
+  if (forced !== undefined && forced !== '') return forced !== '0' && forced !== 'false';
+  return isTerminal && (env['NO_COLOR'] ?? '') === '' && env['TERM'] !== 'dumb';
 }

@@ -25,7 +25,8 @@ test('vendors, devices and classes are found, subsystem lines and unknown sectio
   expect(names.device(0x1234, 0x1af4)).toBeUndefined();
   expect(names.class(0x010802)).toBe('Non-Volatile memory controller');
   expect(names.class(0x020000)).toBe('Network controller');
-  expect(names.class(0x030000)).toBeUndefined();
+  expect(names.class(0x030000)).toBe('Display controller');
+  expect(names.class(0x550000)).toBeUndefined();
 });
 
 test('a file with carriage returns reads the same', () => {

@@ -4,6 +4,29 @@ import type { Io } from './io.js';
 /** Where distributions keep the list. */
 const PLACES = ['/usr/share/misc/pci.ids', '/usr/share/hwdata/pci.ids', '/var/lib/pciutils/pci.ids'];
 
+/** Base classes, for systems without the list (PCI Code and ID Assignment Specification 1.0). */
+const BASE_CLASSES: readonly string[] = [
+  'Unclassified device',
+  'Mass storage controller',
+  'Network controller',
+  'Display controller',
+  'Multimedia controller',
+  'Memory controller',
+  'Bridge',
+  'Communication controller',
+  'System peripheral',
+  'Input device',
+  'Docking station',
+  'Processor',
+  'Serial bus controller',
+  'Wireless controller',
+  'Intelligent controller',
+  'Satellite controller',
+  'Encryption controller',
+  'Signal processing controller',
+  'Processing accelerator',
+];
+
 /** Names of vendors, devices and classes. Undefined where the list has none. */
 export interface PciNames {
   /** The file that the names are from; undefined where this system has none. */
@@ -52,17 +75,18 @@ export function parsePciIds(text: string, source?: string): PciNames {
     source,
     vendor: (id) => vendors.get(hex(id, 4)),
     device: (vendorId, id) => devices.get(`${hex(vendorId, 4)}:${hex(id, 4)}`),
-    class: (code) => classes.get(hex(code >>> 8, 4)) ?? classes.get(hex(code >>> 16, 2)),
+    class: (code) => classes.get(hex(code >>> 8, 4)) ?? classes.get(hex(code >>> 16, 2)) ?? BASE_CLASSES[code >>> 16],
   };
 }
 
-/** The system's list, or one that `VFIO_PCI_IDS` names; no names at all where there is none. */
+/** The system's list, or one that `VFIO_PCI_IDS` names; only names of base classes where there is none. */
 export function loadPciNames(io: Io): PciNames {
   const named = io.env['VFIO_PCI_IDS'];
   for (const path of named === undefined ? PLACES : [named]) {
     try {
       return parsePciIds(readFileSync(path, 'utf8'), path);
     } catch {
+      if (named !== undefined) io.err(`warning: VFIO_PCI_IDS: ${path} cannot be read, names are left out\n`);
       // The list is a convenience: without it, numbers are shown.
     }
   }

@@ -1,10 +1,14 @@
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { deviceOf, toClient } from '@vfio/core';
 import { createDemoHost } from '@vfio/emulated';
+import { COMPAT_MODES } from '@vfio/vfio-user';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { installedDrivers } from './drivers.js';
 import type { Io } from './io.js';
 import { loadPciNames } from './pci-names.js';
-import { bindFunction, findFunction, openSession, type Session } from './session.js';
+import { bindFunction, findFunction, isAddress, openSession, type Session } from './session.js';
+import { UsageError } from './usage-error.js';
 
 /** What the commands share on the command line. */
 interface JsonOption {
@@ -37,7 +41,12 @@ function size(text: string): number {
   return bytes;
 }
 
+const { version } = createRequire(import.meta.url)('@vfio/cli/package.json') as { version: string };
+
 const collect = (value: string, all: readonly string[]): string[] => [...all, value];
+
+/** Milliseconds that `vfio info` waits for a server: one that has a client does not answer another. */
+const SOCKET_TIMEOUT_MS = 2000;
 
 /**
  * The `vfio` command line. `io` is all that the commands touch of the process; the exit code of a run that did not throw
@@ -56,6 +65,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
       getOutHasColors: () => io.color,
       getErrHasColors: () => io.color,
     })
+    .version(version, '--version', 'print the version')
     .option('--debug', 'show the stack of an error')
     .addOption(new Option('--host <name>', 'where functions come from').choices(['emulated']).default('emulated'))
     .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 the command line is wrong.\n')
@@ -90,11 +100,14 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .option('--json', 'one JSON document')
     .action(async (what: string, options: JsonOption & { driver?: string }) => {
       const { info } = await import('./commands/info.js');
-      if (what.includes('/')) {
+      if (what.includes('/') || (!isAddress(what) && existsSync(what))) {
         const { VfioUserClient } = await import('@vfio/vfio-user');
-        await using client = await VfioUserClient.connect(what);
+        await using client = await VfioUserClient.connect(what, { timeoutMs: SOCKET_TIMEOUT_MS });
         await info(client, what, options, io);
         return;
+      }
+      if (!isAddress(what)) {
+        throw new UsageError(`"${what}" is neither an address, such as 0000:3b:00.1, nor a socket that is there`);
       }
       const opened = await session();
       const fn = findFunction(opened.host, what);
@@ -114,7 +127,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .option('--driver <name>', 'this driver instead of the best')
     .option('--threads <n>', 'spread the functions over threads', whole(1, 64), 1)
     .option('--trace <file>', 'append one decoded line for each message')
-    .option('--compat <mode>', 'answer clients as auto, strict, qemu, rust, spdk or other', 'auto')
+    .addOption(new Option('--compat <mode>', 'how clients are answered').choices(COMPAT_MODES).default('auto'))
     .option('--nvme-file <file>', 'keep the namespace of the first NVMe controller in a file')
     .option('--nvme-size <size>', 'its size where the file is new (default 1G)', size)
     .option('--json', 'one JSON document a line for each event')

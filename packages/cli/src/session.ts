@@ -24,6 +24,9 @@ export function openSession(host: PciHost, drivers: InstalledDrivers, warn: (mes
   return { host, bus, drivers };
 }
 
+/** Whether a text has the form of an address, whatever is there. */
+export const isAddress = (text: string): boolean => /^([0-9a-f]{1,8}:)?[0-9a-f]{1,2}:[0-9a-f]{1,2}\.[0-7]$/i.test(text);
+
 /** The function at an address as people write it: `0000:00:04.0` or `00:04.0`. @throws EINVAL, ENODEV naming those that are there. */
 export function findFunction(host: PciHost, text: string): PciFunction {
   const address = normalizePciAddress(text);

@@ -32,7 +32,7 @@ interface NvmeRun {
   readonly intact: boolean;
 }
 
-/** What `vfio demo --json` shows; documented in docs/reference/cli.md. */
+/** What `vfio demo --json` shows: schemas/demo.json. */
 export interface DemoReport {
   readonly ok: boolean;
   readonly nvme: readonly NvmeRun[];
@@ -50,7 +50,10 @@ export async function demo(options: { readonly json?: boolean }, io: Io): Promis
   const say = (text: string): void => {
     if (!quiet) io.out(`${text}\n`);
   };
-  const title = (text: string): void => say(`\n${paint(io, 'bold', text)}`);
+  const title = (text: string): void => {
+    io.signal.throwIfAborted();
+    say(`\n${paint(io, 'bold', text)}`);
+  };
   const warn = (message: string): void => io.err(`warning: ${message}\n`);
   const folder = await mkdtemp(join(tmpdir(), 'vfio-demo-'));
   const drivers = await installedDrivers({ cwd: io.cwd, env: io.env, warn });

@@ -1,14 +1,14 @@
 import {
+  type DecodedBar,
+  type DecodedCapability,
   type DecodedConfigSpace,
-  type DeviceInfo,
   decodeConfigSpace,
   hex,
-  type IrqInfo,
   isVfioError,
   type RegionInfo,
   type VfioDeviceClient,
 } from '@vfio/core';
-import { formatIds, formatSize } from '../format.js';
+import { formatClass, formatIds, formatSize, formatSubsystem } from '../format.js';
 import type { Io } from '../io.js';
 import { paint, printJson, printTable } from '../output.js';
 
@@ -16,13 +16,49 @@ export interface InfoOptions {
   readonly json?: boolean;
 }
 
-/** What `vfio info --json` shows; documented in docs/reference/cli.md. */
-export interface DeviceReport {
+/** A part of a region. */
+interface Area {
+  readonly offset: number;
+  readonly size: number;
+}
+
+interface RegionReport {
+  readonly index: number;
   readonly name: string;
-  readonly info: DeviceInfo;
-  readonly regions: readonly RegionInfo[];
-  readonly irqs: readonly IrqInfo[];
-  readonly config: DecodedConfigSpace;
+  readonly size: number;
+  readonly flags: readonly string[];
+  /** What of it may be mapped; empty where nothing may. */
+  readonly mappable: readonly Area[];
+  /** Of a device region: what is in it. */
+  readonly type: { readonly type: number; readonly subtype: number } | null;
+}
+
+interface IrqReport {
+  readonly index: number;
+  readonly name: string;
+  readonly count: number;
+  readonly flags: readonly string[];
+}
+
+type Ids = 'vendor' | 'device' | 'subvendor' | 'subdevice' | 'class';
+
+interface ConfigReport extends Omit<DecodedConfigSpace, Ids | 'bars' | 'rom' | 'capabilities'> {
+  readonly ids: string;
+  readonly subsystem: string;
+  readonly class: string;
+  readonly bars: readonly (Omit<DecodedBar, 'address'> & { readonly address: string })[];
+  readonly rom: { readonly address: string; readonly enabled: boolean } | null;
+  readonly capabilities: readonly (Omit<DecodedCapability, 'version'> & { readonly version: number | null })[];
+}
+
+/** What `vfio info --json` shows: schemas/info.json. */
+export interface InfoReport {
+  /** Name of the ops: `vfio-pci`; of a served device, what it says of itself. */
+  readonly ops: string;
+  readonly flags: readonly string[];
+  readonly regions: readonly RegionReport[];
+  readonly irqs: readonly IrqReport[];
+  readonly config: ConfigReport;
 }
 
 const REGION_NAMES = ['BAR 0', 'BAR 1', 'BAR 2', 'BAR 3', 'BAR 4', 'BAR 5', 'ROM', 'config', 'VGA'];
@@ -32,25 +68,60 @@ const DEVICE_FLAGS = ['reset', 'pci', 'platform', 'amba', 'ccw', 'ap', 'fsl-mc',
 const REGION_FLAGS = ['read', 'write', 'mmap', 'caps'];
 const IRQ_FLAGS = ['eventfd', 'maskable', 'automasked', 'noresize'];
 
-const flagNames = (flags: number, names: readonly string[]): string =>
-  names.filter((_, bit) => (flags >>> bit) & 1).join(' ') || '-';
+const flagNames = (flags: number, names: readonly string[]): string[] => names.filter((_, bit) => (flags >>> bit) & 1);
+
+const words = (flags: readonly string[]): string => flags.join(' ') || '-';
 
 /** Asks a device everything that its info calls and its config space tell. */
-export async function gather(device: VfioDeviceClient): Promise<DeviceReport> {
-  const info = await device.getInfo();
-  const regions: RegionInfo[] = [];
-  for (let index = 0; index < info.numRegions; index++) {
+export async function gather(device: VfioDeviceClient): Promise<InfoReport> {
+  const { flags, numRegions, numIrqs } = await device.getInfo();
+  const regions: RegionReport[] = [];
+  for (let index = 0; index < numRegions; index++) {
     const region = await unlessInvalid(device.getRegionInfo(index));
-    if (region !== undefined) regions.push(region);
+    if (region !== undefined) regions.push(regionReport(region));
   }
-  const irqs: IrqInfo[] = [];
-  for (let index = 0; index < info.numIrqs; index++) {
+  const irqs: IrqReport[] = [];
+  for (let index = 0; index < numIrqs; index++) {
     const irq = await unlessInvalid(device.getIrqInfo(index));
-    if (irq !== undefined) irqs.push(irq);
+    if (irq === undefined) continue;
+    const name = IRQ_NAMES[index] ?? `device ${index}`;
+    irqs.push({ index, name, count: irq.count, flags: flagNames(irq.flags, IRQ_FLAGS) });
   }
   const config = new Uint8Array(regions.find((region) => region.index === CONFIG_REGION)?.size ?? 256);
   await device.read(CONFIG_REGION, 0, config);
-  return { name: device.name, info, regions, irqs, config: decodeConfigSpace(config) };
+  return {
+    ops: device.name,
+    flags: flagNames(flags, DEVICE_FLAGS),
+    regions,
+    irqs,
+    config: configReport(decodeConfigSpace(config)),
+  };
+}
+
+function regionReport({ index, size, flags, caps }: RegionInfo): RegionReport {
+  const names = flagNames(flags, REGION_FLAGS);
+  let mappable: readonly Area[] = names.includes('mmap') ? [{ offset: 0, size }] : [];
+  let type: RegionReport['type'] = null;
+  for (const cap of caps) {
+    if ('areas' in cap) mappable = cap.areas;
+    if ('subtype' in cap) type = { type: cap.type, subtype: cap.subtype };
+  }
+  const name = REGION_NAMES[index] ?? `device ${index}`;
+  return { index, name, size, flags: names, mappable, type };
+}
+
+function configReport(config: DecodedConfigSpace): ConfigReport {
+  const { vendor, device, subvendor, subdevice, class: code, bars, rom, capabilities, ...rest } = config;
+  const identity = { vendor, device, subvendor, subdevice, class: code };
+  return {
+    ids: formatIds(identity),
+    subsystem: formatSubsystem(identity),
+    class: formatClass(identity),
+    ...rest,
+    bars: bars.map((bar) => ({ ...bar, address: hex(bar.address) })),
+    rom: rom === undefined ? null : { address: hex(rom.address), enabled: rom.enabled },
+    capabilities: capabilities.map((cap) => ({ ...cap, version: cap.version ?? null })),
+  };
 }
 
 /** The answer, or undefined for an index that the device does not have (EINVAL: VGA on most). */
@@ -71,58 +142,47 @@ export async function info(device: VfioDeviceClient, title: string, options: Inf
     return;
   }
   const { config } = report;
-  io.out(`${paint(io, 'bold', title)}  ${formatIds(config)}  ops ${report.name}\n`);
-  io.out(`flags: ${flagNames(report.info.flags, DEVICE_FLAGS)}\n\n`);
+  io.out(`${paint(io, 'bold', title)}  ${config.ids}  ops ${report.ops}\n`);
+  io.out(`flags: ${words(report.flags)}\n\n`);
   printTable(
     io,
     ['REGION', 'SIZE', 'FLAGS', 'MAPPABLE'],
     report.regions
-      .filter((region) => region.size > 0)
-      .map((region) => [
-        REGION_NAMES[region.index] ?? `device ${region.index}`,
-        formatSize(region.size),
-        flagNames(region.flags, REGION_FLAGS),
-        mappable(region),
-      ]),
+      .filter(({ size }) => size > 0)
+      .map((region) => [region.name, formatSize(region.size), words(region.flags), mappable(region)]),
   );
   io.out('\n');
   printTable(
     io,
     ['INTERRUPT', 'COUNT', 'FLAGS'],
-    report.irqs.map((irq) => [
-      IRQ_NAMES[irq.index] ?? String(irq.index),
-      String(irq.count),
-      flagNames(irq.flags, IRQ_FLAGS),
-    ]),
+    report.irqs.map(({ name, count, flags }) => [name, String(count), words(flags)]),
   );
   io.out('\n');
   printConfig(config, io);
 }
 
-function mappable(region: RegionInfo): string {
-  for (const cap of region.caps) {
-    if ('areas' in cap) return cap.areas.map(({ offset, size }) => `${hex(offset)}+${hex(size)}`).join(' ') || 'none';
-  }
-  return (region.flags & 4) !== 0 ? 'all' : '-';
+function mappable({ mappable: areas, flags, size }: RegionReport): string {
+  if (areas.some((area) => area.offset === 0 && area.size === size)) return 'all';
+  if (areas.length > 0) return areas.map((area) => `${hex(area.offset)}+${hex(area.size)}`).join(' ');
+  return flags.includes('mmap') ? 'none' : '-';
 }
 
-function printConfig(config: DecodedConfigSpace, io: Io): void {
+function printConfig(config: ConfigReport, io: Io): void {
   const on = (flags: readonly { name: string; value: string }[]): string =>
     flags.map(({ name, value }) => `${name}${value}`).join(' ');
   io.out(`command ${hex(config.command)}: ${on(config.commandFlags)}\n`);
   io.out(`status ${hex(config.status)}: ${on(config.statusFlags)}\n`);
   for (const bar of config.bars) {
     const kind = bar.kind === 'io' ? 'I/O ports' : `memory, ${bar.is64Bit ? 64 : 32}-bit`;
-    io.out(`BAR ${bar.index}: ${kind}${bar.prefetchable ? ', prefetchable' : ''} at ${hex(bar.address)}\n`);
+    io.out(`BAR ${bar.index}: ${kind}${bar.prefetchable ? ', prefetchable' : ''} at ${bar.address}\n`);
   }
   for (const cap of config.capabilities) {
-    const version = cap.version === undefined ? '' : ` v${cap.version}`;
+    const version = cap.version === null ? '' : ` v${cap.version}`;
     const fields = cap.fields
       .map(({ name, value }) => (value === '+' || value === '-' ? `${name}${value}` : `${name} ${value}`))
       .join(', ');
-    io.out(
-      `[${cap.offset.toString(16).padStart(cap.extended ? 3 : 2, '0')}] ${cap.name}${version}${fields && `: ${fields}`}\n`,
-    );
+    const at = cap.offset.toString(16).padStart(cap.extended ? 3 : 2, '0');
+    io.out(`[${at}] ${cap.name}${version}${fields && `: ${fields}`}\n`);
   }
   for (const problem of config.problems) io.out(`${paint(io, 'yellow', 'problem')}: ${problem}\n`);
 }

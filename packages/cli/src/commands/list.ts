@@ -4,7 +4,13 @@ import { paint, printJson, printTable } from '../output.js';
 import type { PciNames } from '../pci-names.js';
 import type { Session } from '../session.js';
 
-/** One function as `vfio list --json` shows it; documented in docs/reference/cli.md. */
+/** What `vfio list --json` shows: schemas/list.json. */
+export interface ListReport {
+  readonly functions: readonly ListedFunction[];
+  /** The file that names are from; null where this system has none. */
+  readonly names: string | null;
+}
+
 export interface ListedFunction {
   readonly address: string;
   readonly ids: string;
@@ -47,7 +53,7 @@ export function list(session: Session, names: PciNames, options: ListOptions, io
     };
   });
   if (options.json === true) {
-    printJson(io, functions);
+    printJson(io, { functions, names: names.source ?? null } satisfies ListReport);
     return;
   }
   printTable(

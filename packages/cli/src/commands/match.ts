@@ -2,7 +2,7 @@ import {
   type AliasCandidate,
   type AliasExplanation,
   explainMatch,
-  normalizePciAddress,
+  type PciFunction,
   type PciIdentity,
   parseModalias,
   parsePciIds,
@@ -10,7 +10,7 @@ import {
 } from '@vfio/core';
 import type { Io } from '../io.js';
 import { paint, printJson, printTable } from '../output.js';
-import { findFunction, type Session } from '../session.js';
+import { findFunction, isAddress, type Session } from '../session.js';
 
 export interface MatchOptions {
   readonly json?: boolean;
@@ -18,27 +18,52 @@ export interface MatchOptions {
   readonly all?: boolean;
 }
 
+/** What `vfio match --json` shows: schemas/match.json. */
+export interface MatchReport {
+  readonly modalias: string;
+  /** Name of the driver to bind. */
+  readonly winner: string | null;
+  /** Why no driver can take the function whatever matches; null where one can. */
+  readonly refused: string | null;
+  readonly candidates: readonly MatchedCandidate[];
+}
+
+type MatchedCandidate = Omit<AliasCandidate, 'package' | 'place'> & {
+  readonly package: string | null;
+  readonly place: number | null;
+};
+
 /** Wildcards of an id that was given in part: a real function has a value there, 0 is what an unset subsystem reads. */
 const ANY = 0xffffffff;
 
+/** A function of the host, where that was named, and what the index says of its ids. */
+interface Asked {
+  readonly fn?: PciFunction;
+  readonly explanation: AliasExplanation;
+}
+
 /** What a person wrote, as ids to match: an address, a modalias, or `vendor:device[:subvendor[:subdevice[:class]]]`. */
-function explain(session: Session, what: string, all: boolean): AliasExplanation {
+function explain(session: Session, what: string, all: boolean): Asked {
   const { drivers, host } = session;
-  if (/^([0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/i.test(what)) {
-    return drivers.explain(findFunction(host, normalizePciAddress(what)), { mismatches: all });
+  if (isAddress(what)) {
+    const fn = findFunction(host, what);
+    return { fn, explanation: drivers.explain(fn, { mismatches: all }) };
   }
-  if (/^(vfio_)?pci:/.test(what)) return explainMatch(drivers.index, parseModalias(what), { mismatches: all });
+  return { explanation: explainMatch(drivers.index, parseIdentity(what), { mismatches: all }) };
+}
+
+function parseIdentity(what: string): PciIdentity {
   try {
+    if (/^(vfio_)?pci:/.test(what)) return parseModalias(what);
     const given = parsePciIds(what);
     const known = (value: number): number => (value === ANY ? 0 : value);
-    const identity: PciIdentity = {
+    return {
       vendor: given.vendor,
       device: given.device,
       subvendor: known(given.subvendor),
       subdevice: known(given.subdevice),
       class: known(given.class) & 0xffffff,
     };
-    return explainMatch(drivers.index, identity, { mismatches: all });
   } catch (cause) {
     throw new VfioError(
       'ERR_VFIO_INVALID_ID',
@@ -51,13 +76,26 @@ function explain(session: Session, what: string, all: boolean): AliasExplanation
 
 /** `vfio match`: every driver that could take a function, field by field, and why one wins. Returns whether one does. */
 export function match(session: Session, what: string, options: MatchOptions, io: Io): boolean {
-  const explanation = explain(session, what, options.all === true);
+  const { fn, explanation } = explain(session, what, options.all === true);
+  const refused =
+    fn === undefined || fn.headerType === 0 ? null : `${fn.address} is a bridge, and VFIO takes none whatever matches`;
   if (options.json === true) {
-    printJson(io, explanation);
-    return explanation.winner !== undefined;
+    const { modalias, winner, candidates } = explanation;
+    printJson(io, {
+      modalias,
+      winner: winner?.driver ?? null,
+      refused,
+      candidates: candidates.map((candidate) => ({
+        ...candidate,
+        package: candidate.package ?? null,
+        place: candidate.place ?? null,
+      })),
+    } satisfies MatchReport);
+  } else {
+    printExplanation(explanation, io);
+    if (refused !== null) io.out(`${paint(io, 'yellow', 'but')} ${refused}\n`);
   }
-  printExplanation(explanation, io);
-  return explanation.winner !== undefined;
+  return explanation.winner !== undefined && refused === null;
 }
 
 /** The explanation as a table: a row for each candidate, a column for each field. */
@@ -65,7 +103,7 @@ export function printExplanation(explanation: AliasExplanation, io: Io, indent =
   const { candidates, winner } = explanation;
   io.out(`${indent}${explanation.modalias}\n`);
   if (candidates.length === 0) {
-    io.out(`${indent}no installed driver matches; install @vfio/vfio-pci for the generic one\n`);
+    io.out(`${indent}no installed driver matches; \`npm install @vfio/vfio-pci\` brings the generic one\n`);
     return;
   }
   const fieldNames =

@@ -1,9 +1,13 @@
 import { resolve } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { errnoError, VfioError, type VfioErrorCode } from '@vfio/core';
+import { deviceSetKey, type ErrnoName, type PciFunction, VfioError, type VfioErrorCode } from '@vfio/core';
+import { createDemoHost, DEMO } from '@vfio/emulated';
 import type { Io } from '../io.js';
 import { paint } from '../output.js';
 import type { FromServer, HostOptions, ServeJob, ServeTarget, ToServer } from '../serve/messages.js';
+import { type QemuDevice, qemuCommandLine, qemuDevice } from '../serve/qemu.js';
+import { findFunction } from '../session.js';
+import { UsageError } from '../usage-error.js';
 
 export interface ServeOptions {
   readonly json?: boolean;
@@ -18,130 +22,193 @@ export interface ServeOptions {
   readonly host: HostOptions;
 }
 
-/** Pairs each address with its socket. @throws EINVAL where they do not pair. */
-export function serveTargets(addresses: readonly string[], options: ServeOptions): ServeTarget[] {
-  const { socketPath, fd, driver } = options;
+/** What `vfio serve --json` shows, one a line: schemas/serve.json. */
+export type ServeEvent =
+  | Exclude<FromServer, { readonly type: 'ready' | 'failed' }>
+  | {
+      readonly type: 'ready';
+      /** What QEMU is to be given for each socket file: `-device` and the JSON of this. */
+      readonly devices: readonly QemuDevice[];
+      /** Ready for a shell; null where no socket is a file. */
+      readonly commandLine: string | null;
+      readonly note: string;
+    };
+
+/** Said with every server, because QEMU does not say it. */
+const MIGRATION_NOTE =
+  'do not migrate a guest that has such a device: QEMU moves the guest and loses the state of the device without a word';
+
+/** sun_path of a Unix socket, without its NUL. */
+const MAX_SOCKET_PATH = 107;
+
+/** Pairs each function with its socket. @throws {@link UsageError} where they do not pair. */
+export function serveTargets(functions: readonly PciFunction[], options: ServeOptions, cwd: string): ServeTarget[] {
+  const { socketPath, fd, driver, socketMode, socketGroup, host } = options;
+  const addresses = functions.map((fn) => fn.address);
+  const twice = addresses.find((address, index) => addresses.indexOf(address) !== index);
+  if (twice !== undefined) throw new UsageError(`${twice} is named twice, and one function has one server`);
+  if (host.nvmeFile !== undefined && !addresses.includes(DEMO.nvme)) {
+    throw new UsageError(`--nvme-file is for ${DEMO.nvme}, which is not among the functions`);
+  }
+  if (host.nvmeSize !== undefined && host.nvmeFile === undefined) {
+    throw new UsageError('--nvme-size is the size of what --nvme-file names, and there is none');
+  }
   if (fd !== undefined) {
-    if (addresses.length !== 1 || socketPath.length > 0) {
-      throw errnoError('EINVAL', '--fd serves one function and goes without --socket-path', { op: 'serve' });
+    if (addresses.length !== 1 || socketPath.length > 0 || socketMode !== undefined || socketGroup !== undefined) {
+      throw new UsageError('--fd serves one function on a socket that is there, and goes with no other socket option');
     }
-    return [{ address: addresses[0] ?? '', driver, socket: { fd } }];
+    return addresses.map((address) => ({ address, driver, socket: { fd } }));
   }
   if (socketPath.length !== addresses.length) {
-    throw errnoError(
-      'EINVAL',
+    throw new UsageError(
       `${addresses.length} functions and ${socketPath.length} --socket-path: each function needs one, in the same order`,
-      { op: 'serve' },
     );
+  }
+  const paths = socketPath.map((path) => resolve(cwd, path));
+  for (const [index, path] of paths.entries()) {
+    const length = Buffer.byteLength(path);
+    if (length > MAX_SOCKET_PATH) {
+      throw new UsageError(`socket path of ${length} bytes, at most ${MAX_SOCKET_PATH} can be: ${path}`);
+    }
+    if (paths.indexOf(path) !== index) throw new UsageError(`two functions on one socket: ${path}`);
   }
   return addresses.map((address, index) => ({
     address,
     driver,
     socket: {
-      path: resolve(socketPath[index] ?? ''),
-      ...(options.socketMode === undefined ? {} : { mode: options.socketMode }),
-      ...(options.socketGroup === undefined ? {} : { group: options.socketGroup }),
+      path: paths[index] ?? '',
+      ...(socketMode === undefined ? {} : { mode: socketMode }),
+      ...(socketGroup === undefined ? {} : { group: socketGroup }),
     },
   }));
 }
 
-/** The device argument of a QEMU command line for a socket. */
-export function qemuDevice(path: string): string {
-  return `-device '${JSON.stringify({ driver: 'vfio-user-pci', socket: { type: 'unix', path } })}'`;
-}
+/** What a function shares with others, by name: its physical function, and the slot or bus that is reset as one. */
+export const sharedBy = (fn: PciFunction): string[] => [(fn.physfn ?? fn).address, deviceSetKey(fn)];
 
-/** Functions to threads, as evenly as they come. On the emulated host each thread has a host of its own. */
-export function splitTargets(targets: readonly ServeTarget[], threads: number): ServeTarget[][] {
-  const groups: ServeTarget[][] = Array.from({ length: Math.min(threads, targets.length) }, () => []);
-  for (const [index, target] of targets.entries()) groups[index % groups.length]?.push(target);
-  return groups;
+/**
+ * Functions to threads, as evenly as can be: those that share state, also by way of a third, stay together, since a device
+ * lives in one thread with its PF and its reset set. Returns the indexes.
+ */
+export function splitFunctions(functions: readonly PciFunction[], threads: number): number[][] {
+  const groups: { readonly shares: Set<string>; readonly members: number[] }[] = [];
+  for (const [index, fn] of functions.entries()) {
+    const merged = { shares: new Set(sharedBy(fn)), members: [index] };
+    for (const group of groups.filter(({ shares }) => sharedBy(fn).some((key) => shares.has(key)))) {
+      for (const key of group.shares) merged.shares.add(key);
+      merged.members.push(...group.members);
+      groups.splice(groups.indexOf(group), 1);
+    }
+    groups.push(merged);
+  }
+  const parts: number[][] = Array.from({ length: Math.min(threads, groups.length) }, () => []);
+  for (const { members } of groups.sort((a, b) => b.members.length - a.members.length)) {
+    parts.reduce((least, part) => (part.length < least.length ? part : least)).push(...members);
+  }
+  return parts.map((part) => part.sort((a, b) => a - b));
 }
 
 /** `vfio serve`: serves functions until it is asked to end. Resolves when every thread has ended in order. */
 export async function serve(addresses: readonly string[], options: ServeOptions, io: Io): Promise<void> {
-  const targets = serveTargets(addresses, options);
-  const jobs = splitTargets(targets, options.threads).map(
-    (part): ServeJob => ({
+  // Tells what is where; each thread makes a host of its own.
+  const host = createDemoHost();
+  const functions = addresses.map((address) => findFunction(host, address));
+  const targets = serveTargets(functions, options, io.cwd);
+  const jobs = splitFunctions(functions, options.threads).map((part): ServeJob => {
+    const mine = targets.filter((_, index) => part.includes(index));
+    return {
       cwd: io.cwd,
-      targets: part,
+      targets: mine,
       compat: options.compat,
-      traceFile: options.trace === undefined ? undefined : resolve(options.trace),
-      hostOptions: options.host,
-    }),
-  );
+      traceFile: options.trace === undefined ? undefined : resolve(io.cwd, options.trace),
+      // Of the threads only the one that serves the controller may have its file open.
+      hostOptions: mine.some(({ address }) => address === DEMO.nvme) ? options.host : {},
+    };
+  });
   let ready = 0;
-  let failure: VfioError | undefined;
+  let failure: Error | undefined;
   const workers: Worker[] = [];
   const stop = (): void => {
     const message: ToServer = { type: 'stop' };
     for (const worker of workers) worker.postMessage(message);
   };
+  const fail = (error: Error): void => {
+    failure ??= error;
+    stop();
+  };
   const ended = jobs.map((job) => {
     const worker = new Worker(new URL('./serve/worker.js', import.meta.url), { workerData: job });
     workers.push(worker);
     worker.on('message', (message: FromServer) => {
-      if (message.type === 'ready') {
+      if (message.type === 'failed') {
+        fail(errorOf(message));
+      } else if (message.type === 'ready') {
         ready++;
-        if (ready === jobs.length) announce(targets, options, io);
-      } else if (message.type === 'failed') {
-        failure ??= new VfioError((message.code ?? 'ERR_VFIO_STATE') as VfioErrorCode, message.message, {
-          op: 'serve',
-        });
-        if (message.stack !== undefined) failure.stack = message.stack;
-        stop();
+        if (ready === jobs.length && failure === undefined) tell(readyEvent(targets), options, io);
       } else {
-        report(message, options.json === true, io);
+        tell(message, options, io);
       }
     });
-    return new Promise<void>((done, reject) => worker.once('exit', () => done()).once('error', reject));
+    worker.on('error', fail);
+    return new Promise<void>((done) => worker.once('exit', () => done()));
   });
   io.signal.addEventListener('abort', stop, { once: true });
   if (io.signal.aborted) stop();
-  try {
-    await Promise.all(ended);
-  } finally {
-    io.signal.removeEventListener('abort', stop);
-  }
+  await Promise.all(ended);
+  io.signal.removeEventListener('abort', stop);
   if (failure !== undefined) throw failure;
 }
 
-function report(message: Exclude<FromServer, { type: 'ready' | 'failed' }>, json: boolean, io: Io): void {
-  if (json) {
-    io.out(`${JSON.stringify(message)}\n`);
+/** The error of a thread, as the error that it was. */
+function errorOf(message: Extract<FromServer, { type: 'failed' }>): Error {
+  const error =
+    message.code === undefined
+      ? new Error(message.message)
+      : new VfioError(message.code as VfioErrorCode, message.message, {
+          errno: message.errno as ErrnoName | undefined,
+          device: message.device,
+          op: 'serve',
+        });
+  if (message.stack !== undefined) error.stack = message.stack;
+  return error;
+}
+
+function readyEvent(targets: readonly ServeTarget[]): Extract<ServeEvent, { type: 'ready' }> {
+  const devices = targets.flatMap(({ socket }) => ('path' in socket ? [qemuDevice(socket.path)] : []));
+  const commandLine = devices.length === 0 ? null : qemuCommandLine(devices);
+  return { type: 'ready', devices, commandLine, note: MIGRATION_NOTE };
+}
+
+function tell(event: ServeEvent, options: ServeOptions, io: Io): void {
+  if (options.json === true) {
+    io.out(`${JSON.stringify(event)}\n`);
     return;
   }
-  switch (message.type) {
-    case 'listening':
-      io.out(`${paint(io, 'bold', message.address)}  driver ${message.driver}, ops ${message.ops}\n`);
+  switch (event.type) {
+    case 'listening': {
+      const ops = event.ops === event.driver ? '' : `, ops ${event.ops}`;
+      io.out(
+        `${paint(io, 'bold', event.address)}  driver ${event.driver}${ops}, on ${event.socket ?? 'the given fd'}\n`,
+      );
+      break;
+    }
+    case 'ready':
+      if (event.commandLine !== null) {
+        io.out(`\nFor QEMU 10.1 or newer, with memory that can be shared:\n\n${event.commandLine}\n\n`);
+      }
+      io.out(`${paint(io, 'yellow', 'note')}: ${event.note}\n`);
+      io.out(`${paint(io, 'yellow', 'note')}: Ctrl-C or SIGTERM ends it\n`);
       break;
     case 'attached':
-      io.out(`${message.address}  client attached (${message.peer})\n`);
+      io.out(`${event.address}  client attached: ${event.peer}${event.pid === null ? '' : `, pid ${event.pid}`}\n`);
       break;
     case 'detached':
-      io.out(`${message.address}  client gone: ${message.reason}\n`);
+      io.out(`${event.address}  client gone: ${event.reason}\n`);
       break;
     case 'warning':
       io.err(
-        `${message.address === undefined ? '' : `${message.address}  `}${paint(io, 'yellow', 'warning')}: ${message.message}\n`,
+        `${event.address === null ? '' : `${event.address}  `}${paint(io, 'yellow', 'warning')}: ${event.message}\n`,
       );
       break;
   }
-}
-
-function announce(targets: readonly ServeTarget[], options: ServeOptions, io: Io): void {
-  const paths = targets.flatMap(({ socket }) => ('path' in socket ? [socket.path] : []));
-  if (options.json === true) {
-    io.out(`${JSON.stringify({ type: 'ready', qemu: paths.map(qemuDevice) })}\n`);
-    return;
-  }
-  if (paths.length > 0) {
-    io.out('\nQEMU 10.1 or newer, with memory that can be shared:\n');
-    io.out(
-      '  qemu-system-x86_64 -M q35,memory-backend=m -object memory-backend-memfd,id=m,size=1G,share=on -m 1G \\\n',
-    );
-    io.out(`${paths.map((path) => `    ${qemuDevice(path)}`).join(' \\\n')}\n\n`);
-  }
-  io.out(
-    `${paint(io, 'yellow', 'note')}: a migration by the VMM loses the device's state without a word; see the README.\n`,
-  );
 }

@@ -20,20 +20,35 @@ export interface ServeJob {
 /** How the emulated host is made. */
 export interface HostOptions {
   /** A file in which the namespace of the first NVMe controller is kept. */
-  readonly nvmeFile: string | undefined;
+  readonly nvmeFile?: string | undefined;
   /** Its size in bytes where it is new. */
-  readonly nvmeSize: number | undefined;
+  readonly nvmeSize?: number | undefined;
 }
 
 export type FromServer =
-  | { readonly type: 'listening'; readonly address: string; readonly driver: string; readonly ops: string }
-  | { readonly type: 'attached'; readonly address: string; readonly peer: string }
+  | {
+      readonly type: 'listening';
+      readonly address: string;
+      readonly driver: string;
+      readonly ops: string;
+      /** Null for a descriptor. */
+      readonly socket: string | null;
+    }
+  | {
+      readonly type: 'attached';
+      readonly address: string;
+      readonly peer: string;
+      /** Null where the socket does not tell. */
+      readonly pid: number | null;
+    }
   | { readonly type: 'detached'; readonly address: string; readonly reason: string }
-  | { readonly type: 'warning'; readonly address: string | undefined; readonly message: string }
+  | { readonly type: 'warning'; readonly address: string | null; readonly message: string }
   | {
       readonly type: 'failed';
       readonly message: string;
       readonly code: string | undefined;
+      readonly errno: string | undefined;
+      readonly device: string | undefined;
       readonly stack: string | undefined;
     }
   | { readonly type: 'ready' };

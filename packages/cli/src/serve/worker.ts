@@ -2,7 +2,6 @@
  * The thread that serves: host, bus, drivers, devices and the message loop live here. It is told what to serve when it
  * starts, and to stop; it tells what happens. Only plain messages cross.
  */
-import { closeSync, openSync, writeSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { deviceOf, isVfioError, messageOf } from '@vfio/core';
 import { type CompatMode, VfioUserServer } from '@vfio/vfio-user';
@@ -10,22 +9,23 @@ import { installedDrivers } from '../drivers.js';
 import { bindFunction, findFunction, openSession } from '../session.js';
 import { createHost } from './host.js';
 import type { FromServer, ServeJob, ToServer } from './messages.js';
+import { TraceFile } from './trace-file.js';
 
 const port = parentPort;
 if (port === null) throw new Error('this module is the serving thread of `vfio serve`');
 const tell = (message: FromServer): void => port.postMessage(message);
 
 async function serve(job: ServeJob): Promise<() => Promise<void>> {
-  const warn = (message: string, address?: string): void => tell({ type: 'warning', address, message });
+  const warn = (message: string, address: string | null = null): void => tell({ type: 'warning', address, message });
+  const trace = job.traceFile === undefined ? undefined : new TraceFile(job.traceFile, warn);
   const drivers = await installedDrivers({ cwd: job.cwd, env: process.env, warn });
   const session = openSession(createHost(job.hostOptions), drivers, warn);
   const servers: VfioUserServer[] = [];
-  const traceFd = job.traceFile === undefined ? undefined : openSync(job.traceFile, 'a', 0o600);
   const stop = async (): Promise<void> => {
     await Promise.all(servers.map((server) => server.close()));
     for (const fn of session.bus.functions()) if (session.bus.isBound(fn)) await session.bus.unbind(fn);
     await session.bus.close();
-    if (traceFd !== undefined) closeSync(traceFd);
+    trace?.close();
   };
   try {
     for (const { address, driver, socket } of job.targets) {
@@ -34,14 +34,15 @@ async function serve(job: ServeJob): Promise<() => Promise<void>> {
       const device = deviceOf(session.bus, fn);
       const server = new VfioUserServer(device, {
         ...(job.compat === undefined ? {} : { compat: job.compat as CompatMode }),
-        ...(traceFd === undefined ? {} : { trace: (line: string) => void writeSync(traceFd, `${line}\n`) }),
-        onWarning: (message) => warn(message, fn.address),
-        onAttach: ({ peer }) => tell({ type: 'attached', address: fn.address, peer }),
-        onDetach: (reason) => tell({ type: 'detached', address: fn.address, reason }),
+        ...(trace === undefined ? {} : { trace: (line: string) => trace.write(line) }),
+        onWarning: (message) => warn(message, address),
+        onAttach: ({ peer, pid = null }) => tell({ type: 'attached', address, peer, pid }),
+        onDetach: (reason) => tell({ type: 'detached', address, reason }),
       });
       await server.listen(socket);
       servers.push(server);
-      tell({ type: 'listening', address: fn.address, driver: bound.name, ops: device.name });
+      const path = 'path' in socket ? socket.path : null;
+      tell({ type: 'listening', address, driver: bound.name, ops: device.name, socket: path });
     }
   } catch (error) {
     await stop();
@@ -53,23 +54,23 @@ async function serve(job: ServeJob): Promise<() => Promise<void>> {
 try {
   const stop = await serve(workerData as ServeJob);
   port.on('message', (message: ToServer) => {
-    if (message.type !== 'stop') return;
-    void stop().then(
-      () => port.close(),
-      (error: unknown) => fail(error),
-    );
+    if (message.type === 'stop') void stop().then(() => port.close(), fail);
   });
   tell({ type: 'ready' });
 } catch (error) {
   fail(error);
 }
 
+/** Tells the command, and ends this thread whatever else would keep it. */
 function fail(error: unknown): void {
+  const known = isVfioError(error) ? error : undefined;
   tell({
     type: 'failed',
     message: messageOf(error),
-    code: isVfioError(error) ? error.code : undefined,
+    code: known?.code,
+    errno: known?.errno,
+    device: known?.device,
     stack: error instanceof Error ? error.stack : undefined,
   });
-  port?.close();
+  process.exit(1);
 }

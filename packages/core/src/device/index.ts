@@ -6,6 +6,7 @@ export * from './core-ops.js';
 export * from './deferred-reset.js';
 export * from './denylist.js';
 export * from './dev-region.js';
+export { deviceSetKey } from './device-set.js';
 export * from './device-state.js';
 export * from './dirty-log.js';
 export * from './dma-space.js';
