@@ -59,6 +59,15 @@ struct itimerspec TimerSpec(uint64_t delay_us, uint64_t interval_us) {
   return result;
 }
 
+// Closing a socket with bytes unread resets the peer's end instead of ending it, and QEMU 11.1 aborts on a reset. So the
+// peer may add no more, and what it has sent is dropped.
+void EndConnection(int fd) {
+  char rest[4096];
+  shutdown(fd, SHUT_RDWR);
+  while (recv(fd, rest, sizeof rest, MSG_DONTWAIT) > 0) {
+  }
+}
+
 }  // namespace
 
 void FdBag::CloseAll() {
@@ -302,7 +311,10 @@ int EventLoop::Remove(int32_t id, bool close_fd, Memory** rx) {
   Unlink(source);
   // Needed although the descriptor is closed next: the open file may live on in another process.
   epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, source->fd, nullptr);
-  if (close_fd) close(source->fd);
+  if (close_fd) {
+    if (source->kind == SourceKind::kSocket) EndConnection(source->fd);
+    close(source->fd);
+  }
   if (source->kind != SourceKind::kSocket) {
     delete source;
     return 0;

@@ -1,5 +1,6 @@
 import {
   closeFd,
+  eventfdCreate,
   LOOP_EVENT,
   LOOP_SLOT,
   memfdCreate,
@@ -11,7 +12,7 @@ import {
 } from '@vfio/native';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { leakedFds } from './helpers/fds.js';
+import { leakedFds, openFds } from './helpers/fds.js';
 import { concat, frame } from './helpers/frames.js';
 import { TestLoop } from './helpers/test-loop.js';
 
@@ -212,6 +213,23 @@ describe('a reply', () => {
     t.loop.reply(id, 16);
     expect(t.next()).toBeUndefined();
   });
+});
+
+test('a connection that is removed with requests unread ends for its peer, who is not sent a reset', () => {
+  const t = new TestLoop();
+  const { id, peer } = t.connect();
+  const eventfd = eventfdCreate();
+  const before = openFds().size;
+  t.loop.send(id, frame(1, 0));
+  for (let request = 0; request < 100; request++) sendMessage(peer, [frame(1, 100)], [eventfd]);
+  t.loop.remove(id);
+  expect(openFds().size).toBe(before - 1);
+  const bytes = new Uint8Array(64);
+  const fds = new Int32Array(1);
+  expect(recvMessage(peer, bytes, 0, 64, fds)?.bytes).toBe(16);
+  expect(recvMessage(peer, bytes, 0, 64, fds)?.bytes).toBe(0);
+  expect(() => sendMessage(peer, [frame(1, 0)])).toThrow(expect.objectContaining({ errno: 'EPIPE' }));
+  closeFd(eventfd);
 });
 
 describe('sending', () => {
