@@ -27,6 +27,8 @@ export interface DeviceServerOptions {
   address: string;
   /** Driver by name; the best one that is installed by default. */
   driver?: string;
+  /** Where the command is started: the nearest package.json says which drivers there are. Default: this package. */
+  cwd?: string;
   /** More words for `vfio serve`. */
   args?: readonly string[];
   /** The socket, for a server that takes the place of another. Default: one of its own. */
@@ -68,7 +70,7 @@ export class DeviceServer {
     const errors = openSync(join(logs, 'errors.log'), 'a');
     // It ends with the process that started it, however that one ends.
     this.#process = spawn('setpriv', ['--pdeathsig', 'KILL', process.execPath, CLI, ...argv], {
-      cwd: PACKAGE,
+      cwd: options.cwd ?? PACKAGE,
       stdio: ['ignore', 'pipe', errors],
     });
     closeSync(errors);
@@ -122,9 +124,10 @@ export class DeviceServer {
     }
   }
 
-  /** Sentences of the server's warnings so far. */
+  /** Sentences of the server's warnings so far, but for those that only say how busy the machine is. */
   get warnings(): string[] {
-    return this.events.filter(({ type }) => type === 'warning').map(({ message }) => message ?? '');
+    const all = this.events.filter(({ type }) => type === 'warning').map(({ message }) => message ?? '');
+    return all.filter((message) => !/ blocked this thread for \d+ ms$/.test(message));
   }
 
   /** The messages so far, a line each, of a server that keeps a trace. */
