@@ -1,5 +1,7 @@
+import * as uapi from '@vfio/uapi';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { CAP_NAMES, EXT_CAP_NAMES } from './cap-names.js';
 import { decodeConfigSpace } from './config-space.js';
 
 /** 256 bytes with values at offsets. */
@@ -61,6 +63,36 @@ describe('decodeConfigSpace', () => {
     });
   });
 
+  test('reads each type of header by its own layout', () => {
+    const chain = [
+      [6, [0x10]],
+      [0x14, [0x80]],
+      [0x34, [0x90]],
+      [0x80, [0x01, 0]],
+      [0x90, [0x11, 0]],
+    ] as const;
+    const offsets = (type: number) =>
+      decodeConfigSpace(space(256, [0x0e, [type]], ...chain)).capabilities.map(({ offset }) => offset);
+    expect([0, 1, 2, 0x7f].map(offsets)).toEqual([[0x90], [0x90], [0x80], [0x90]]);
+
+    const rom = [0x01, 0, 0x10, 0xfe] as const;
+    const bridge = decodeConfigSpace(space(64, [0x0e, [0x81]], [0x18, [1, 1, 1]], [0x38, rom]));
+    expect(bridge).toMatchObject({ headerType: 1, multifunction: true, subvendor: 0, subdevice: 0, bars: [] });
+    expect(bridge.rom).toEqual({ address: 0xfe100000, enabled: true });
+    const cardbus = decodeConfigSpace(space(68, [0x0e, [2]], [0x40, [0x25, 0x10, 1, 0]]));
+    expect(cardbus).toMatchObject({ headerType: 2, subvendor: 0x1025, subdevice: 1, rom: undefined });
+    expect(decodeConfigSpace(space(64, [0x0e, [2]])).subvendor).toBe(0);
+  });
+
+  test('has a name for every capability that has an id', () => {
+    const ids = (prefix: string) =>
+      Object.entries<unknown>({ ...uapi }).flatMap(([name, id]) =>
+        name.startsWith(prefix) && !/_(MAX|MASK)$/.test(name) ? [id] : [],
+      );
+    expect(ids('PCI_CAP_ID_').filter((id) => !((id as number) in CAP_NAMES))).toEqual([]);
+    expect(ids('PCI_EXT_CAP_ID_').filter((id) => !((id as number) in EXT_CAP_NAMES))).toEqual([]);
+  });
+
   test('shows extended capabilities with version, and passes over a placeholder of id 0', () => {
     const { capabilities } = decodeConfigSpace(
       space(4096, [0x100, [0, 0, 0x00, 0x14]], [0x140, [0x03, 0, 0x01, 0, 0x78, 0x56, 0x34, 0x12]]),
@@ -102,14 +134,19 @@ describe('decodeConfigSpace', () => {
     expect(() => decodeConfigSpace(new Uint8Array(63))).toThrow(expect.objectContaining({ errno: 'EINVAL' }));
   });
 
-  test('takes any bytes', () => {
+  test('takes any bytes, of any length: finds each capability once, in what was given, and ends', () => {
+    const sizes = fc.oneof(fc.constantFrom(64, 256, 4096), fc.integer({ min: 64, max: 4200 }));
+    const types = fc.constantFrom(0, 1, 2, 0x7f, 0x80);
     fc.assert(
-      fc.property(fc.constantFrom(64, 128, 256, 4096), fc.infiniteStream(fc.nat(255)), (size, stream) => {
+      fc.property(sizes, types, fc.infiniteStream(fc.nat(255)), (size, type, stream) => {
         const bytes = Uint8Array.from({ length: size }, () => stream.next().value as number);
-        const decoded = decodeConfigSpace(bytes);
-        expect(decoded.capabilities.length).toBeLessThanOrEqual(48 + 960);
+        bytes[6]! |= 0x10;
+        bytes[0x0e] = type;
+        const offsets = decodeConfigSpace(bytes).capabilities.map(({ offset }) => offset);
+        expect(new Set(offsets).size).toBe(offsets.length);
+        expect(Math.max(0, ...offsets)).toBeLessThan(size);
       }),
-      { numRuns: 60 },
+      { numRuns: 200 },
     );
   });
 });

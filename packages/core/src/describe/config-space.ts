@@ -7,13 +7,19 @@ import {
   PCI_BASE_ADDRESS_MEM_TYPE_MASK,
   PCI_BASE_ADDRESS_SPACE_IO,
   PCI_CAPABILITY_LIST,
+  PCI_CB_CAPABILITY_LIST,
+  PCI_CB_SUBSYSTEM_ID,
+  PCI_CB_SUBSYSTEM_VENDOR_ID,
   PCI_CLASS_REVISION,
   PCI_COMMAND,
   PCI_DEVICE_ID,
   PCI_HEADER_TYPE,
+  PCI_HEADER_TYPE_MASK,
+  PCI_HEADER_TYPE_MFD,
   PCI_INTERRUPT_LINE,
   PCI_INTERRUPT_PIN,
   PCI_ROM_ADDRESS,
+  PCI_ROM_ADDRESS1,
   PCI_STATUS,
   PCI_STATUS_CAP_LIST,
   PCI_SUBSYSTEM_ID,
@@ -93,6 +99,32 @@ const STATUS_BITS: readonly (readonly [string, number])[] = [
   ['PERR', 15],
 ];
 
+/** Where the parts of a header lie whose place depends on its type. Other types than these have none of them. */
+interface HeaderLayout {
+  readonly bars: number;
+  readonly capabilityList: number;
+  readonly rom?: number;
+  readonly subvendor?: number;
+  readonly subdevice?: number;
+}
+const HEADER_LAYOUTS: readonly HeaderLayout[] = [
+  {
+    bars: 6,
+    capabilityList: PCI_CAPABILITY_LIST,
+    rom: PCI_ROM_ADDRESS,
+    subvendor: PCI_SUBSYSTEM_VENDOR_ID,
+    subdevice: PCI_SUBSYSTEM_ID,
+  },
+  { bars: 2, capabilityList: PCI_CAPABILITY_LIST, rom: PCI_ROM_ADDRESS1 },
+  {
+    bars: 1,
+    capabilityList: PCI_CB_CAPABILITY_LIST,
+    subvendor: PCI_CB_SUBSYSTEM_VENDOR_ID,
+    subdevice: PCI_CB_SUBSYSTEM_ID,
+  },
+];
+const NO_LAYOUT: HeaderLayout = { bars: 0, capabilityList: PCI_CAPABILITY_LIST };
+
 function flags(value: number, bits: readonly (readonly [string, number])[]): DecodedField[] {
   return bits.map(([name, bit]) => ({ name, value: (value >>> bit) & 1 ? '+' : '-' }));
 }
@@ -113,30 +145,34 @@ export function decodeConfigSpace(bytes: Uint8Array): DecodedConfigSpace {
   // The header is whole: checked above.
   const at = (offset: number, width: 1 | 2 | 4): number => config.read(offset, width) as number;
   const headerType = at(PCI_HEADER_TYPE, 1);
-  const endpoint = (headerType & 0x7f) === 0;
+  const type = headerType & PCI_HEADER_TYPE_MASK;
+  const layout = HEADER_LAYOUTS[type] ?? NO_LAYOUT;
+  // Those of a CardBus bridge lie behind the header.
+  const optional = (offset: number | undefined, width: 2 | 4): number =>
+    offset === undefined ? 0 : (config.read(offset, width) ?? 0);
   const command = at(PCI_COMMAND, 2);
   const status = at(PCI_STATUS, 2);
-  const rom = endpoint ? at(PCI_ROM_ADDRESS, 4) : 0;
+  const rom = optional(layout.rom, 4);
   const problems: string[] = [];
   return {
     vendor: at(PCI_VENDOR_ID, 2),
     device: at(PCI_DEVICE_ID, 2),
-    subvendor: endpoint ? at(PCI_SUBSYSTEM_VENDOR_ID, 2) : 0,
-    subdevice: endpoint ? at(PCI_SUBSYSTEM_ID, 2) : 0,
+    subvendor: optional(layout.subvendor, 2),
+    subdevice: optional(layout.subdevice, 2),
     class: at(PCI_CLASS_REVISION, 4) >>> 8,
     revision: at(PCI_CLASS_REVISION, 1),
-    headerType: headerType & 0x7f,
-    multifunction: (headerType & 0x80) !== 0,
+    headerType: type,
+    multifunction: (headerType & PCI_HEADER_TYPE_MFD) !== 0,
     command,
     commandFlags: flags(command, COMMAND_BITS),
     status,
     statusFlags: flags(status, STATUS_BITS),
-    bars: decodeBars(config, endpoint ? 6 : (headerType & 0x7f) === 1 ? 2 : 0),
+    bars: decodeBars(config, layout.bars),
     rom: rom === 0 ? undefined : { address: (rom & ~0x7ff) >>> 0, enabled: (rom & 1) !== 0 },
     interruptLine: at(PCI_INTERRUPT_LINE, 1),
     interruptPin: at(PCI_INTERRUPT_PIN, 1),
     capabilities: [
-      ...((status & PCI_STATUS_CAP_LIST) !== 0 ? walkCapabilities(config, at(PCI_CAPABILITY_LIST, 1), problems) : []),
+      ...((status & PCI_STATUS_CAP_LIST) !== 0 ? walkCapabilities(config, at(layout.capabilityList, 1), problems) : []),
       ...walkExtended(config, problems),
     ],
     problems,
