@@ -1,6 +1,5 @@
 import {
   AliasIndex,
-  explainMatch,
   fnmatch,
   formatModalias,
   parseAliasPattern,
@@ -76,7 +75,7 @@ describe('the vfio_pci: lines of Linux 7.3.4', () => {
     for (const lines of [aliases, [...aliases].reverse(), shuffled]) {
       expect(new AliasIndex(lines).best(fn)?.driver).toBe(module);
     }
-    const { winner, candidates } = explainMatch(index, fn);
+    const { winner, candidates } = index.explain(fn);
     expect(winner?.driver).toBe(module);
     // Every one of them also matches the generic driver.
     expect(new Set(candidates.map(({ driver }) => driver))).toEqual(new Set([module, 'vfio_pci']));

@@ -1,7 +1,6 @@
 import {
   type AliasCandidate,
   type AliasExplanation,
-  explainMatch,
   type PciFunction,
   type PciIdentity,
   parseModalias,
@@ -49,7 +48,7 @@ function explain(session: Session, what: string, all: boolean): Asked {
     const fn = findFunction(host, what);
     return { fn, explanation: drivers.explain(fn, { mismatches: all }) };
   }
-  return { explanation: explainMatch(drivers.index, parseIdentity(what), { mismatches: all }) };
+  return { explanation: drivers.index.explain(parseIdentity(what), { mismatches: all }) };
 }
 
 function parseIdentity(what: string): PciIdentity {

@@ -58,8 +58,8 @@ export interface ExplainOptions {
   readonly mismatches?: boolean;
 }
 
-/** Says of every alias that matches a function how it fared: its score, field by field, and why it won or lost. */
-export function explainMatch(index: AliasIndex, id: PciIdentity, options: ExplainOptions = {}): AliasExplanation {
+/** What {@link AliasIndex.explain} gives. */
+export function explainMatch(index: AliasIndex, id: PciIdentity, options: ExplainOptions): AliasExplanation {
   const { namespace = 'vfio_pci', condition = () => false } = options;
   const matching = index.lookup(id, namespace);
   // Each condition is asked once, so that one answer goes through the whole explanation.

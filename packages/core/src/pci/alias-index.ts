@@ -1,3 +1,4 @@
+import { type AliasExplanation, type ExplainOptions, explainMatch } from './alias-explain.js';
 import { type CompiledPattern, compilePattern, isPattern } from './fnmatch.js';
 import type { PciIdentity } from './function.js';
 import { IntKeyTable } from './int-key-table.js';
@@ -207,6 +208,11 @@ export class AliasIndex {
   bestModalias(modalias: string, condition?: AliasCondition): AliasEntry | undefined {
     const id = parseModalias(modalias);
     return this.best(id, condition, id.namespace);
+  }
+
+  /** Says of every alias that matches a function how it fared: its score, field by field, and why it won or lost. */
+  explain(id: PciIdentity, options: ExplainOptions = {}): AliasExplanation {
+    return explainMatch(this, id, options);
   }
 
   #holds(order: number, condition: AliasCondition): boolean {

@@ -1,5 +1,5 @@
 import { VfioError } from '@vfio/uapi';
-import { type AliasExplanation, explainMatch } from './alias-explain.js';
+import type { AliasExplanation } from './alias-explain.js';
 import { type AliasCondition, type AliasEntry, AliasIndex } from './alias-index.js';
 import type { DriverSource } from './bus.js';
 import type { PciDriver } from './driver.js';
@@ -39,7 +39,7 @@ export class AliasDriverSource implements DriverSource {
 
   /** Why {@link best} gives what it gives. */
   explain(fn: PciFunction, options: { readonly mismatches?: boolean } = {}): AliasExplanation {
-    return explainMatch(this.index, fn, { condition: this.#condition(fn), ...options });
+    return this.index.explain(fn, { condition: this.#condition(fn), ...options });
   }
 
   #condition(fn: PciFunction): AliasCondition {

@@ -1,5 +1,5 @@
 export * from './address.js';
-export * from './alias-explain.js';
+export type { AliasCandidate, AliasExplanation, AliasFieldMatch, ExplainOptions } from './alias-explain.js';
 export * from './alias-index.js';
 export * from './bus.js';
 export * from './driver.js';

@@ -1,4 +1,4 @@
-import { type AliasDriver, AliasIndex, explainMatch, type PciIdentity } from '@vfio/core';
+import { type AliasDriver, AliasIndex, type PciIdentity } from '@vfio/core';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { syntheticFunctions, syntheticLines } from './synthetic-aliases.js';
@@ -299,7 +299,7 @@ describe('a match explained', () => {
   );
 
   test('every alias that matches is there, the winner first, with its score and why it lost', () => {
-    const { modalias, winner, candidates } = explainMatch(index, CX);
+    const { modalias, winner, candidates } = index.explain(CX);
     expect(modalias).toBe('vfio_pci:v000015B3d0000101Esv000015B3sd00000001bc02sc00i00');
     expect(winner).toBe(candidates[0]);
     expect(
@@ -337,7 +337,7 @@ describe('a match explained', () => {
   });
 
   test('a condition that holds makes the difference, and says so', () => {
-    const { winner, candidates } = explainMatch(index, CX, { condition: (name) => name === 'zpci' });
+    const { winner, candidates } = index.explain(CX, { condition: (name) => name === 'zpci' });
     expect(winner).toMatchObject({
       driver: 'zdev_vfio_pci',
       package: '@vfio/zdev',
@@ -350,7 +350,7 @@ describe('a match explained', () => {
   });
 
   test('it goes field by field', () => {
-    const { winner } = explainMatch(index, NVME);
+    const { winner } = index.explain(NVME);
     expect(winner?.fields).toEqual([
       { name: 'vendor', tag: 'v', value: '00001B36', pattern: '*', wildcard: true, matches: true },
       { name: 'device', tag: 'd', value: '00000010', pattern: '*', wildcard: true, matches: true },
@@ -363,13 +363,13 @@ describe('a match explained', () => {
   });
 
   test('on request, drivers without a match are told with the field in which they differ', () => {
-    const { candidates } = explainMatch(index, CX, { mismatches: true });
+    const { candidates } = index.explain(CX, { mismatches: true });
     expect(candidates.at(-1)).toMatchObject({
       driver: 'nvme_vfio_pci',
       outcome: 'mismatch',
       why: 'does not match: baseClass is 02, not 01; subclass is 00, not 08; interface is 00, not 02',
     });
-    expect(explainMatch(index, CX).candidates.some(({ outcome }) => outcome === 'mismatch')).toBe(false);
+    expect(index.explain(CX).candidates.some(({ outcome }) => outcome === 'mismatch')).toBe(false);
   });
 
   test('of the aliases of such a driver, the closest is told; those of the other namespace last', () => {
@@ -379,7 +379,7 @@ describe('a match explained', () => {
       { pattern: 'pci:v000015B3d0000101Esv*sd*bc*sc*i*', driver: 'mlx5_core' },
       { pattern: 'vfio_pci:v????d*', driver: 'odd' },
     ];
-    const { winner, candidates } = explainMatch(new AliasIndex(gpu), CX, { mismatches: true });
+    const { winner, candidates } = new AliasIndex(gpu).explain(CX, { mismatches: true });
     expect(winner).toBeUndefined();
     expect(candidates.map(({ driver, why }) => [driver, why])).toEqual([
       ['gpu', 'does not match: device is 0000101E, not 00002345'],
@@ -393,23 +393,23 @@ describe('a match explained', () => {
       { ...MLX5, driver: 'b' },
       { ...MLX5, driver: 'a' },
     ]);
-    expect(explainMatch(tie, CX).candidates.map(({ why }) => why)).toEqual([
+    expect(tie.explain(CX).candidates.map(({ why }) => why)).toEqual([
       'matches with 5 wildcard fields, as b does, and comes first by name',
       'matches with 5 wildcard fields, as a does; that comes first by name',
     ]);
-    expect(explainMatch(new AliasIndex([VFIO]), CX).winner?.why).toBe('matches with 7 wildcard fields, the only one');
+    expect(new AliasIndex([VFIO]).explain(CX).winner?.why).toBe('matches with 7 wildcard fields, the only one');
   });
 
   test('each condition is asked once, so the explanation is of one piece', () => {
     const asked: string[] = [];
-    explainMatch(index, CX, { condition: (name) => asked.push(name) > 0 });
+    index.explain(CX, { condition: (name) => asked.push(name) > 0 });
     expect(asked).toEqual(['zpci']);
   });
 
   test('its winner is what best finds', () => {
     const some = new AliasIndex(syntheticLines(400, 9));
     for (const fn of syntheticFunctions(200, 10)) {
-      const { winner } = explainMatch(some, fn);
+      const { winner } = some.explain(fn);
       expect(winner && `${winner.pattern} ${winner.driver}`).toBe(
         some.best(fn) && `${some.best(fn)?.pattern} ${some.best(fn)?.driver}`,
       );
