@@ -300,3 +300,18 @@ test('a capability that the host does not see, at an unaligned place, transfers 
   expect(space.read(0x74, 2)).toBe(0x0004);
   expect(space.hw.writes).toEqual([]);
 });
+
+test('goes to the capability that the host knew at open, whatever a user writes to the link of a hidden one', () => {
+  const hardware = new VpdHardware();
+  hardware.memory.set(CONTENT);
+  const caps = [
+    { at: 0x40, id: 0x0c },
+    { at, id: 0x03 },
+  ];
+  const space = new TestSpace({ caps });
+  hardware.attach(space);
+  space.write(0x60, 1, 0x03);
+  space.write(0x41, 1, 0x60);
+  expect(guestRead(space, 0)).toBe(0x6800_0582);
+  expect(space.hw.peek(0x62, 4)).toBe(0);
+});

@@ -49,7 +49,6 @@ import {
   PCI_X_CMD,
   pciXCmdVersion,
 } from '@vfio/uapi';
-import { findPciCap } from '../pci-caps.js';
 import { MAP_UNASSIGNED, msiTable } from './permissions.js';
 import { hidePme } from './pm.js';
 import type { ConfigState } from './state.js';
@@ -93,8 +92,7 @@ function pcixLength(state: ConfigState, position: number): number {
 function expressLength(state: ConfigState): number {
   noteExtendedCaps(state);
   // The host's first capability speaks for all: a function has one.
-  const position = findPciCap(state.hw, PCI_CAP_ID_EXP);
-  const flags = position === 0 ? 0 : state.hw.read(position + PCI_EXP_FLAGS, 2);
+  const flags = state.expressAt === 0 ? 0 : state.hw.read(state.expressAt + PCI_EXP_FLAGS, 2);
   const integrated = (flags & PCI_EXP_FLAGS_TYPE) >> 4 === PCI_EXP_TYPE_RC_END;
   return (flags & PCI_EXP_FLAGS_VERS) === 1
     ? integrated

@@ -8,7 +8,6 @@ import {
   PCI_EXP_DEVCTL_PAYLOAD,
   PCI_EXP_DEVCTL_READRQ,
 } from '@vfio/uapi';
-import { findPciCap } from '../pci-caps.js';
 import { type CapAccess, readByTable, writeByTable } from './access.js';
 import { EXP_TABLE } from './permissions.js';
 import type { ConfigState } from './state.js';
@@ -23,8 +22,7 @@ const MAX_READ_REQUEST = 4096;
 function followReadRequest(state: ConfigState, start: number, before: number): void {
   const after = state.word(start + PCI_EXP_DEVCTL) & PCI_EXP_DEVCTL_READRQ;
   if (after === before) return;
-  // The host's view of the capability, which is aligned, where a hostile list's may not be.
-  const position = findPciCap(state.hw, PCI_CAP_ID_EXP);
+  const position = state.expressAt;
   if (position === 0 || position + PCI_EXP_DEVCTL >= PCI_CFG_SPACE_SIZE) return;
   const hardware = state.hw.read(position + PCI_EXP_DEVCTL, 2);
   const payload = 128 << ((hardware & PCI_EXP_DEVCTL_PAYLOAD) >> 5);

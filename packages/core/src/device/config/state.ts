@@ -23,6 +23,14 @@ export class ConfigState {
   barsDirty = true;
   /** Hardware has a list of extended capabilities that a user may see. */
   extendedCaps = false;
+  /**
+   * Where the host knows the first capability of an id, as its list was at open: dword-aligned, which a hostile list's own
+   * positions may not be, and out of reach of whoever can write to the links of hidden ones. 0: nowhere.
+   */
+  expressAt = 0;
+  vpdAt = 0;
+  msiAt = 0;
+  msixAt = 0;
   /** Permissions of the first MSI capability, whose layout depends on its flags; any further one is served by it. */
   msiTable: PermissionTable | undefined;
   /** Bytes of vital product data; undefined until somebody asks, 0 where there is none that makes sense. */

@@ -151,6 +151,10 @@ export class VirtualConfigSpace {
     state.extendedCaps = false;
     state.msiTable = undefined;
     state.vpdLength = undefined;
+    state.expressAt = findPciCap(state.hw, PCI_CAP_ID_EXP);
+    state.vpdAt = findPciCap(state.hw, PCI_CAP_ID_VPD);
+    state.msiAt = findPciCap(state.hw, PCI_CAP_ID_MSI);
+    state.msixAt = findPciCap(state.hw, PCI_CAP_ID_MSIX);
     saveBars(state);
     if (host.isVf) {
       state.setWord(PCI_VENDOR_ID, host.vendor);
@@ -240,8 +244,7 @@ export class VirtualConfigSpace {
 
   /** The first MSI capability, or undefined. */
   get msi(): MsiCapability | undefined {
-    const { hw } = this.#state;
-    const position = findPciCap(hw, PCI_CAP_ID_MSI);
+    const { hw, msiAt: position } = this.#state;
     if (position === 0) return undefined;
     const flags = hw.read(position + PCI_MSI_FLAGS, 2);
     return {
@@ -254,8 +257,7 @@ export class VirtualConfigSpace {
 
   /** The first MSI-X capability, or undefined. */
   get msix(): MsixCapability | undefined {
-    const { hw } = this.#state;
-    const position = findPciCap(hw, PCI_CAP_ID_MSIX);
+    const { hw, msixAt: position } = this.#state;
     // One that does not fit below 0x100 has no table to speak of.
     if (position === 0 || position + PCI_MSIX_PBA >= PCI_CFG_SPACE_SIZE) return undefined;
     const table = hw.read(position + PCI_MSIX_TABLE, 4);

@@ -6,7 +6,6 @@ import {
   PCI_VPD_ADDR_MASK,
   PCI_VPD_DATA,
 } from '@vfio/uapi';
-import { findPciCap } from '../pci-caps.js';
 import { type CapAccess, readByTable, writeByTable } from './access.js';
 import { VPD_TABLE } from './permissions.js';
 import type { ConfigState } from './state.js';
@@ -82,8 +81,7 @@ function* measure(state: ConfigState, position: number): Steps<number | undefine
 
 /** Carries out what the virtual address register asks for; true where hardware did it. */
 function* transfer(state: ConfigState, start: number): Steps<boolean> {
-  // The host's view of the capability, which is aligned, where a hostile list's may not be.
-  const position = findPciCap(state.hw, PCI_CAP_ID_VPD);
+  const position = state.vpdAt;
   if (position === 0 || position + PCI_VPD_DATA >= PCI_CFG_SPACE_SIZE) return false;
   state.vpdLength ??= yield* measure(state, position);
   const length = state.vpdLength;
