@@ -1,29 +1,13 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { AccessWidth } from '../../src/pci/raw-function.js';
+import { bitsOf, RULES } from './rules.js';
 import { type CapSpec, resource, type SpaceOptions, TestSpace, u16, u32 } from './support.js';
 
 /*
  * A second, independent reading of the rules: per byte, which bits are virtual and which may be written, written down
  * as text. A byte is (hardware & ~virtual) | (shadow & virtual); a write changes shadow where virtual, else hardware.
  */
-
-/** `offset: virtual/writable` of each register, hex, least significant byte first is derived; `-` is all, `0` none. */
-const RULES = {
-  header: `00.4 -/0  04.2 400/-  06.2 10/0  0c.1 0/-  0d.1 0/-  0f.1 0/-  10.4 -/-  14.4 -/-  18.4 -/-  1c.4 -/-
-    20.4 -/-  24.4 -/-  30.4 -/-  34.1 -/0  3c.1 -/-  3d.1 -/0`,
-  pm: '01.1 -/0  02.2 f800/0  04.4 8100/ffff7efc',
-  vpd: '01.1 -/0  02.2 -/-  04.4 -/-',
-  pcix: '01.1 -/0  02.2 0/-  08.4 0/-',
-  express: '01.1 -/0  08.2 f0e0/fdff  28.2 0/ffdf',
-  af: '01.1 -/0  04.1 1/1',
-  msi64Maskable: '01.1 -/0  02.1 -/-  04.4 -/-  08.4 -/-  0c.2 -/-  10.4 0/-  14.4 0/-',
-  readOnly: '01.1 -/0',
-  vendor: '',
-  raw: '',
-  err: '00.4 -/0  04.4 0/3fff031  08.4 0/3fff031  0c.4 0/3fff031  10.4 0/f1c1  14.4 0/f1c1  18.4 0/140',
-  extReadOnly: '00.4 -/0',
-} as const;
 
 interface Part {
   readonly at: number;
@@ -71,13 +55,9 @@ function compile(): { virtual: Uint8Array; writable: Uint8Array; trapped: Uint8A
   const trapped = new Uint8Array(SIZE);
   for (const { at, length, rules, trapped: traps = [] } of [HEADER, ...CAPS, ...ECAPS]) {
     if (rules !== 'vendor' && rules !== 'raw') writable.fill(0, at, at + length);
-    for (const [, offset, width, v, w] of RULES[rules].matchAll(/(\w+)\.(\d) (\S+)\/(\S+)/g)) {
-      const bits = (text: string, i: number) =>
-        text === '-' ? 0xff : Number((BigInt(`0x${text}`) >> BigInt(8 * i)) & 0xffn);
-      for (let i = 0; i < Number(width); i++) {
-        virtual[at + Number.parseInt(offset!, 16) + i] = bits(v!, i);
-        writable[at + Number.parseInt(offset!, 16) + i] = bits(w!, i);
-      }
+    for (const { offset, virtual: v, writable: w } of bitsOf(RULES[rules])) {
+      virtual[at + offset] = v;
+      writable[at + offset] = w;
     }
     for (const [offset, count] of traps) trapped.fill(1, at + offset, at + offset + count);
   }
