@@ -1,9 +1,9 @@
-import { PCI_ANY_ID } from '@vfio/uapi';
+import { PCI_ANY_ID, PCI_ID_F_VFIO_DRIVER_OVERRIDE } from '@vfio/uapi';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { PciIdentity } from './function.js';
 import { type PciDeviceId, pciDevice, pciDeviceClass, pciDeviceId, pciDriverOverrideDeviceVfio } from './ids.js';
-import { isVfioOverrideOnly, PCI_DEVICE_ID_ANY, pciMatchDevice, pciMatchId, pciMatchOneDevice } from './match.js';
+import { PCI_DEVICE_ID_ANY, pciMatchDevice, pciMatchId, pciMatchOneDevice } from './match.js';
 
 const NIC: PciIdentity = { vendor: 0x15b3, device: 0x101e, subvendor: 0x15b3, subdevice: 1, class: 0x020000 };
 const END = pciDeviceId({ vendor: 0, device: 0, subvendor: 0, subdevice: 0 });
@@ -102,7 +102,7 @@ describe('a driver (pci_match_device)', () => {
     const generic = { name: 'vfio-pci', idTable: [pciDeviceId({ overrideOnly: 1 })] };
     expect(pciMatchDevice(generic, NIC)).toBeUndefined();
     expect(pciMatchDevice(generic, { ...NIC, driverOverride: 'vfio-pci' })).toBe(generic.idTable[0]);
-    expect(isVfioOverrideOnly(generic.idTable[0] as PciDeviceId)).toBe(true);
+    expect(generic.idTable[0]?.overrideOnly).toBe(PCI_ID_F_VFIO_DRIVER_OVERRIDE);
   });
 
   /** The order of 1.2 written as one expression over the hits, to compare with. */

@@ -1,4 +1,4 @@
-import { PCI_ANY_ID, PCI_ID_F_VFIO_DRIVER_OVERRIDE } from '@vfio/uapi';
+import { PCI_ANY_ID } from '@vfio/uapi';
 import type { PciIdentity } from './function.js';
 import { isPciTableEnd, type PciDeviceId, pciDeviceId } from './ids.js';
 
@@ -67,9 +67,4 @@ export function pciMatchDevice(
     if (id.overrideOnly === 0 || overridden) return id;
   }
   return overridden ? PCI_DEVICE_ID_ANY : undefined;
-}
-
-/** Whether a row counts only for a function whose driver_override names the driver, the VFIO way. */
-export function isVfioOverrideOnly(id: PciDeviceId): boolean {
-  return id.overrideOnly === PCI_ID_F_VFIO_DRIVER_OVERRIDE;
 }

@@ -113,22 +113,25 @@ class Splitter {
   }
 }
 
-/**
- * Reads a `modules.alias` as it comes, in pieces of any size. Comments and empty lines are passed over, CRLF is taken as a
- * line end, a line that is neither is skipped with a warning; nothing in a file makes it fail.
- */
-export class ModulesAliasParser {
+/** What the readers of both files have in common: items are cut from a stream, and kept, counted or skipped with a warning. */
+abstract class AliasReader {
+  readonly #unit: string;
+  readonly #splitter: Splitter;
   readonly #aliases: AliasLine[] = [];
   readonly #warnings = new Warnings();
-  readonly #splitter = new Splitter('\n', (text, tooLong) => this.#line(text, tooLong));
   #others = 0;
   #number = 0;
+
+  constructor(separator: string, unit: string) {
+    this.#unit = unit;
+    this.#splitter = new Splitter(separator, (text, tooLong) => this.item(text, ++this.#number, tooLong));
+  }
 
   push(chunk: string | Uint8Array): void {
     this.#splitter.push(chunk);
   }
 
-  /** The end of the file; a last line needs no newline. */
+  /** The end of the file; the last item needs no separator after it. */
   end(): ModulesAlias {
     this.#splitter.end();
     return {
@@ -139,10 +142,35 @@ export class ModulesAliasParser {
     };
   }
 
-  #line(raw: string, tooLong: boolean): void {
-    const number = ++this.#number;
+  protected abstract item(text: string, number: number, tooLong: boolean): void;
+
+  protected alias(pattern: string, driver: string, line: number, text: string): void {
+    if (!concernsPci(pattern)) this.#others++;
+    else if (isWord(pattern) && isWord(driver)) this.#aliases.push({ pattern, driver, line });
+    else this.skip(line, 'characters that no alias has', text);
+  }
+
+  protected skip(number: number, reason: string, text: string): void {
+    this.#warnings.add(number, this.#unit, reason, text);
+  }
+
+  protected skipTooLong(number: number, text: string): void {
+    this.skip(number, `longer than ${MAX_LINE_LENGTH} characters`, text);
+  }
+}
+
+/**
+ * Reads a `modules.alias` as it comes, in pieces of any size. Comments and empty lines are passed over, CRLF is taken as a
+ * line end, a line that is neither is skipped with a warning; nothing in a file makes it fail.
+ */
+export class ModulesAliasParser extends AliasReader {
+  constructor() {
+    super('\n', 'line');
+  }
+
+  protected item(raw: string, number: number, tooLong: boolean): void {
     if (tooLong) {
-      this.#warnings.add(number, 'line', `longer than ${MAX_LINE_LENGTH} characters`, raw);
+      this.skipTooLong(number, raw);
       return;
     }
     const text = raw.endsWith('\r') ? raw.slice(0, -1) : raw;
@@ -150,30 +178,18 @@ export class ModulesAliasParser {
     if (text.startsWith('alias ')) {
       const space = text.indexOf(' ', 6);
       if (space > 6 && space + 1 < text.length && text.lastIndexOf(' ') === space && !text.includes('\t')) {
-        this.#alias(text.slice(6, space), text.slice(space + 1), number, text);
+        this.alias(text.slice(6, space), text.slice(space + 1), number, text);
         return;
       }
     }
     const words = text.trim().split(/[ \t]+/);
     const [first, pattern, driver] = words;
     if (first === undefined || first === '' || first.startsWith('#')) return;
-    if (first !== 'alias' || words.length !== 3 || pattern === undefined || driver === undefined) {
-      this.#warnings.add(number, 'line', 'not "alias <pattern> <module>"', text);
-      return;
+    if (first === 'alias' && words.length === 3 && pattern !== undefined && driver !== undefined) {
+      this.alias(pattern, driver, number, text);
+    } else {
+      this.skip(number, 'not "alias <pattern> <module>"', text);
     }
-    this.#alias(pattern, driver, number, text);
-  }
-
-  #alias(pattern: string, driver: string, line: number, text: string): void {
-    if (!concernsPci(pattern)) {
-      this.#others++;
-      return;
-    }
-    if (!isWord(pattern) || !isWord(driver)) {
-      this.#warnings.add(line, 'line', 'characters that no alias has', text);
-      return;
-    }
-    this.#aliases.push({ pattern, driver, line });
   }
 }
 
@@ -189,60 +205,29 @@ export function parseModulesAlias(content: string | Uint8Array): ModulesAlias {
   return parser.end();
 }
 
-/** What {@link parseBuiltinModinfo} gives: as {@link ModulesAlias}, `line` being the number of the record, from 1. */
-export type BuiltinModinfo = ModulesAlias;
-
 /**
  * Reads a `modules.builtin.modinfo`: records `<module>.<key>=<value>` that end in NUL. The records with key `alias` are what
  * modules.alias would hold if these modules were not built in; kernels older than 7 write none for device tables.
  */
-export class BuiltinModinfoParser {
-  readonly #aliases: AliasLine[] = [];
-  readonly #warnings = new Warnings();
-  readonly #splitter = new Splitter('\0', (text, tooLong) => this.#record(text, tooLong));
-  #others = 0;
-  #number = 0;
-
-  push(chunk: string | Uint8Array): void {
-    this.#splitter.push(chunk);
+export class BuiltinModinfoParser extends AliasReader {
+  constructor() {
+    super('\0', 'record');
   }
 
-  end(): BuiltinModinfo {
-    this.#splitter.end();
-    return {
-      aliases: this.#aliases,
-      others: this.#others,
-      warnings: this.#warnings.list,
-      skipped: this.#warnings.count,
-    };
-  }
-
-  #record(text: string, tooLong: boolean): void {
-    const number = ++this.#number;
+  protected item(text: string, number: number, tooLong: boolean): void {
     if (text === '') return;
     const equals = text.indexOf('=');
     const dot = text.indexOf('.');
-    if (equals === -1 || dot < 1 || dot > equals) {
-      this.#warnings.add(number, 'record', 'not "<module>.<key>=<value>"', text);
-      return;
-    }
+    if (equals === -1 || dot < 1 || dot > equals) this.skip(number, 'not "<module>.<key>=<value>"', text);
     // Other keys (a parameter's description) may be as long as they like.
-    if (text.slice(dot + 1, equals) !== 'alias') return;
-    if (tooLong) {
-      this.#warnings.add(number, 'record', `longer than ${MAX_LINE_LENGTH} characters`, text);
-      return;
-    }
-    const pattern = text.slice(equals + 1);
-    const driver = text.slice(0, dot);
-    if (!concernsPci(pattern)) this.#others++;
-    else if (!isWord(pattern) || !isWord(driver)) {
-      this.#warnings.add(number, 'record', 'characters that no alias has', text);
-    } else this.#aliases.push({ pattern, driver, line: number });
+    else if (text.slice(dot + 1, equals) !== 'alias') return;
+    else if (tooLong) this.skipTooLong(number, text);
+    else this.alias(text.slice(equals + 1), text.slice(0, dot), number, text);
   }
 }
 
-/** Reads a whole `modules.builtin.modinfo`. */
-export function parseBuiltinModinfo(content: string | Uint8Array): BuiltinModinfo {
+/** Reads a whole `modules.builtin.modinfo`; `line` is the number of the record, from 1. */
+export function parseBuiltinModinfo(content: string | Uint8Array): ModulesAlias {
   const parser = new BuiltinModinfoParser();
   parser.push(content);
   return parser.end();
