@@ -1,26 +1,9 @@
 import type * as uapi from '@vfio/uapi';
-import type { IovaRange, MigrationData } from './migration-types.js';
+import type { DmaBufRequest, DmaLoggingReport, DmaLoggingStart } from '@vfio/uapi';
+import type { MigrationData } from './migration-types.js';
 import type { EventTrigger } from './triggers.js';
 
-/** VFIO_DEVICE_FEATURE_DMA_LOGGING_START. */
-export interface DmaLoggingStart {
-  readonly pageSize: bigint;
-  readonly ranges: readonly IovaRange[];
-}
-
-/** VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT. */
-export interface DmaLoggingReport extends IovaRange {
-  readonly pageSize: bigint;
-  /** One bit a page in native-endian 64-bit words, set for dirty pages and never cleared. */
-  readonly bitmap: Uint8Array;
-}
-
-/** VFIO_DEVICE_FEATURE_DMA_BUF. */
-export interface DmaBufRequest {
-  readonly region: number;
-  readonly openFlags: number;
-  readonly ranges: readonly { readonly offset: number; readonly length: number }[];
-}
+export type { DmaBufRequest, DmaLoggingReport, DmaLoggingStart } from '@vfio/uapi';
 
 /** What goes in (SET, or a GET that takes arguments) and comes out of each feature. */
 export interface FeatureTypes {

@@ -1,3 +1,7 @@
+import type { IovaRange, PrecopyInfo } from '@vfio/uapi';
+
+export type { IovaRange, PrecopyInfo } from '@vfio/uapi';
+
 /** The save or resume stream of a migration: the kernel's data fd. */
 export interface MigrationData {
   /** Next bytes of the state into `into`. Returns how many; 0 is the end in STOP_COPY.
@@ -11,13 +15,6 @@ export interface MigrationData {
   close(): void;
 }
 
-export interface PrecopyInfo {
-  /** VFIO_PRECOPY_INFO_REINIT or 0. */
-  readonly flags: number;
-  readonly initialBytes: bigint;
-  readonly dirtyBytes: bigint;
-}
-
 /** Optional ability of a device, attached in `init`. All three are mandatory once one is there. */
 export interface VfioMigrationOps<D> {
   /** One arc of the state machine; returns the data stream where the arc opens one. */
@@ -25,12 +22,6 @@ export interface VfioMigrationOps<D> {
   getState(dev: D): number;
   /** Upper estimate of the STOP_COPY bytes. */
   getDataSize(dev: D): bigint | Promise<bigint>;
-}
-
-/** A range of device address space. */
-export interface IovaRange {
-  readonly iova: bigint;
-  readonly length: bigint;
 }
 
 /** Optional ability of a device: its own dirty tracking in place of the DMA space's. */
