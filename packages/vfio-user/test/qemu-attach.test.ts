@@ -2,9 +2,9 @@ import { EDU, Edu } from '@vfio/emulated';
 import { closeFd, eventfdRead } from '@vfio/native';
 import { expect, test } from 'vitest';
 import { makeDevice, makeEdu } from './helpers/devices.js';
-import { attachAsQemu, QemuPeer } from './helpers/qemu.js';
 import { u16, u32, u64, until } from './helpers/raw-client.js';
 import { cleanup, guestMemory, serve } from './helpers/serve.js';
+import { attachAsQemu, QemuPeer } from './peers/qemu.js';
 
 const RAM = 0x200000;
 

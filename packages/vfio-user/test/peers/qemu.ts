@@ -1,5 +1,5 @@
 import { eventfdCreate } from '@vfio/native';
-import { bytes, message, type RawClient, type RawMessage, u16, u32, u64 } from './raw-client.js';
+import { bytes, message, type RawClient, type RawMessage, u16, u32, u64 } from '../helpers/raw-client.js';
 
 /** What QEMU 11.1.3 proposes, byte for byte: 193 characters and a NUL. */
 export const QEMU_JSON =
