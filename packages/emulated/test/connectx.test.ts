@@ -208,7 +208,7 @@ describe('status', () => {
     expect((await driver.command(OP.NOP)).isOurs).toBe(false);
     expect((await driver.command(OP.NOP, 0, [0, 0], { slot: 1 })).isOurs).toBe(true);
     // A reset ends it: the slot works again.
-    model.reset('flr');
+    model.reset();
     driver.setQueue();
     expect((await driver.command(OP.ENABLE_HCA)).isOurs).toBe(true);
   });

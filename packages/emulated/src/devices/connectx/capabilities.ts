@@ -68,11 +68,14 @@ export type GeneralCap = keyof typeof GENERAL;
 export type General2Cap = keyof typeof GENERAL_2;
 export type AdvVirtualizationCap = keyof typeof ADV_VIRTUALIZATION;
 
+/** A capability: as much as it can be, and what it is before software has set it where that is less. */
+export type CapabilityValue = number | { readonly max: number; readonly current: number };
+
 /** What a function can do. */
 export interface CapabilityValues {
-  readonly general: Partial<Record<GeneralCap, number>>;
-  readonly general2: Partial<Record<General2Cap, number>>;
-  readonly advVirtualization: Partial<Record<AdvVirtualizationCap, number>>;
+  readonly general: Partial<Record<GeneralCap, CapabilityValue>>;
+  readonly general2: Partial<Record<General2Cap, CapabilityValue>>;
+  readonly advVirtualization: Partial<Record<AdvVirtualizationCap, CapabilityValue>>;
 }
 
 /** General capabilities that software may lower, and only before INIT_HCA. */
@@ -95,11 +98,11 @@ class CapabilitySet {
   readonly current = new Uint8Array(CAPABILITY_BYTES);
   readonly #max = new DataView(this.max.buffer);
   readonly #current = new DataView(this.current.buffer);
-  readonly #values: Readonly<Record<string, number | undefined>>;
+  readonly #values: Readonly<Record<string, CapabilityValue | undefined>>;
 
   constructor(
     fields: Readonly<Record<string, Field>>,
-    values: Readonly<Record<string, number | undefined>>,
+    values: Readonly<Record<string, CapabilityValue | undefined>>,
     settable: readonly string[],
   ) {
     this.#layout = new Layout(CAPABILITY_BYTES, fields);
@@ -111,8 +114,9 @@ class CapabilitySet {
   reset(): void {
     for (const [name, value] of Object.entries(this.#values)) {
       if (value === undefined) continue;
-      setField(this.#max, this.#field(name), value);
-      setField(this.#current, this.#field(name), value);
+      const { max, current } = typeof value === 'number' ? { max: value, current: value } : value;
+      setField(this.#max, this.#field(name), max);
+      setField(this.#current, this.#field(name), current);
     }
   }
 
@@ -196,6 +200,18 @@ export class Capabilities {
     // Whatever else is in it must be as it was.
     this.#general2.set(kept);
     for (const name of SETTABLE_OF_OTHER) this.#general2.setCurrent(name, getField(view, GENERAL_2[name]));
+  }
+
+  /** What software has set, as an image carries it. */
+  save(): string[] {
+    return SETTABLE.map((name) => `${name}=${this.#general.get(name)}`);
+  }
+
+  load(saved: readonly string[]): void {
+    for (const name of SETTABLE) {
+      const value = saved.find((text) => text.startsWith(`${name}=`))?.slice(name.length + 1);
+      if (value !== undefined) this.#general.setCurrent(name, Number(value));
+    }
   }
 
   /** A reset of the function: what its physical function gave it stays. */

@@ -1,6 +1,6 @@
-import type { FunctionDma } from '../../host/dma.js';
 import { DELIVERY } from './constants.js';
 import { getNumber64 } from './fields.js';
+import type { TrackedDma } from './tracked-dma.js';
 
 /** A command entry: where the input lies, where the output goes, and who owns it. */
 const ENTRY = {
@@ -63,12 +63,12 @@ const signatureOf = (bytes: Uint8Array, from: number, to: number): number => ~xo
 
 /** Takes commands out of software's queue, and gives them back with what became of them. */
 export class CommandQueue {
-  readonly #dma: FunctionDma;
+  readonly #dma: TrackedDma;
   readonly #execute: Execute;
   /** Slots whose command has not ended. */
   #busy = 0;
 
-  constructor(dma: FunctionDma, execute: Execute) {
+  constructor(dma: TrackedDma, execute: Execute) {
     this.#dma = dma;
     this.#execute = execute;
   }

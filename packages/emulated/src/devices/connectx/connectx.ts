@@ -1,13 +1,15 @@
 import { PCI_VENDOR_ID_MELLANOX } from '@vfio/uapi';
-import type { ResetKind } from '../../config/config-space.js';
 import type { DeviceModel, FunctionContext } from '../../model.js';
-import type { CapabilityValues } from './capabilities.js';
+import type { CapabilityValues, General2Cap } from './capabilities.js';
 import { CHECKSUM } from './command-queue.js';
+import { DeviceMemory } from './device-memory.js';
+import { Engine } from './engine.js';
 import { type CommandRecord, Firmware } from './firmware.js';
 import { addGateway } from './gateway.js';
-import { BAR_SIZE, HcaFunction } from './hca.js';
+import { HcaFunction } from './hca.js';
 import type { FirmwareVersion } from './init-segment.js';
 import type { PageNeeds } from './page-supply.js';
+import { VhcaMigration } from './vhca-migration.js';
 
 /** Device ids: ConnectX-7, and "ConnectX Family mlx5Gen Virtual Function". */
 export const CONNECTX_DEVICE = 0x1021;
@@ -20,6 +22,12 @@ const FREQUENCY_KHZ = 1_000_000;
 const MSIX_TABLE = 0x2000;
 const MSIX_PENDING = 0x3000;
 
+/** Bytes of BAR 0. */
+const BAR_SIZE = 0x2000000;
+const VF_BAR_SIZE = 0x200000;
+
+const VF_PAGES: PageNeeds = { boot: 4, init: 16 };
+
 /** What a {@link ConnectX} is like. */
 export interface ConnectXOptions {
   /** Default 28.39.1002. */
@@ -28,17 +36,25 @@ export interface ConnectXOptions {
   readonly boardId?: string;
   /** Pages that the physical function asks for. Default 16 to boot and 64 to initialize. */
   readonly pages?: PageNeeds;
+  /** Virtual functions, 1 to 127. Default 4. */
+  readonly totalVfs?: number;
+  /** Bytes of each virtual function's own memory, a multiple of 4096. Default 1 MiB. */
+  readonly vfMemory?: number;
+  /** Capabilities that the firmware does not have after all: of the physical function, or of the virtual ones. */
+  readonly without?: readonly ('migration' | 'adv_virtualization' | General2Cap)[];
   /** Told of every command when it has ended. */
   readonly onCommand?: (record: CommandRecord) => void;
 }
 
-/** A ConnectX physical function. */
+/** A ConnectX physical function with virtual functions. */
 export class ConnectX implements DeviceModel {
   readonly firmware: Firmware;
   readonly hca: HcaFunction;
+  /** The virtual functions that are enabled, by their index. */
+  readonly virtualFunctions = new Map<number, ConnectXVf>();
 
   constructor(ctx: FunctionContext, options: ConnectXOptions = {}) {
-    const { firmwareVersion: version = { major: 28, minor: 39, subminor: 1002 }, onCommand } = options;
+    const { firmwareVersion: version = { major: 28, minor: 39, subminor: 1002 }, onCommand, without = [] } = options;
     ctx.identity({
       vendor: PCI_VENDOR_ID_MELLANOX,
       device: CONNECTX_DEVICE,
@@ -55,17 +71,25 @@ export class ConnectX implements DeviceModel {
     this.hca = new HcaFunction(ctx, this.firmware, {
       id: 0,
       vhcaId: 0,
-      capabilities: capabilities(0),
+      barSize: BAR_SIZE,
+      capabilities: capabilities(0, without),
       pages: options.pages ?? { boot: 16, init: 64 },
     });
     this.firmware.add(this.hca);
-    declareFunction(ctx, this.hca);
+    declareFunction(ctx, this.hca, BAR_SIZE);
     addGateway(ctx);
     ctx.aer();
     ctx.ari();
+    ctx.sriov({
+      totalVfs: options.totalVfs ?? 4,
+      device: CONNECTX_VF_DEVICE,
+      bars: { 0: { size: VF_BAR_SIZE, is64Bit: true, prefetchable: true } },
+      model: (vf, index) =>
+        new ConnectXVf(vf, this, index, options.vfMemory ?? 0x100000, capabilities(index + 1, without)),
+    });
   }
 
-  reset(_kind: ResetKind): void {
+  reset(): void {
     this.hca.reset();
   }
 
@@ -75,15 +99,64 @@ export class ConnectX implements DeviceModel {
   }
 }
 
+/** A virtual function: an HCA of its own, with an engine and memory in the place of a network port. */
+export class ConnectXVf implements DeviceModel {
+  readonly hca: HcaFunction;
+  readonly memory: DeviceMemory;
+  readonly engine: Engine;
+  readonly migration: VhcaMigration;
+  readonly #owner: ConnectX;
+  readonly #index: number;
+
+  constructor(ctx: FunctionContext, owner: ConnectX, index: number, memoryBytes: number, values: CapabilityValues) {
+    this.#owner = owner;
+    this.#index = index;
+    ctx.identity({
+      vendor: PCI_VENDOR_ID_MELLANOX,
+      device: CONNECTX_VF_DEVICE,
+      subvendor: PCI_VENDOR_ID_MELLANOX,
+      subdevice: 0x0021,
+      class: 0x020700,
+    });
+    this.hca = new HcaFunction(ctx, owner.firmware, {
+      id: index + 1,
+      vhcaId: index + 1,
+      barSize: VF_BAR_SIZE,
+      capabilities: values,
+      pages: VF_PAGES,
+    });
+    this.memory = new DeviceMemory(memoryBytes);
+    this.engine = new Engine(ctx, this.hca.dma, this.memory);
+    this.migration = new VhcaMigration(this.hca, this.engine, this.memory);
+    this.hca.virtual = this;
+    owner.firmware.add(this.hca);
+    owner.virtualFunctions.set(index, this);
+    declareFunction(ctx, this.hca, VF_BAR_SIZE);
+  }
+
+  reset(): void {
+    this.hca.reset();
+  }
+
+  removed(): void {
+    this.hca.reset();
+    this.#owner.firmware.remove(this.hca);
+    if (this.#owner.virtualFunctions.get(this.#index) === this) this.#owner.virtualFunctions.delete(this.#index);
+  }
+}
+
 /** What every function of the device declares. */
-function declareFunction(ctx: FunctionContext, hca: HcaFunction): void {
-  ctx.bar(0, { size: BAR_SIZE, is64Bit: true, prefetchable: true, handler: hca });
+function declareFunction(ctx: FunctionContext, hca: HcaFunction, barSize: number): void {
+  ctx.bar(0, { size: barSize, is64Bit: true, prefetchable: true, handler: hca });
   ctx.msix({ vectors: VECTORS, table: { bar: 0, offset: MSIX_TABLE }, pba: { bar: 0, offset: MSIX_PENDING } });
   ctx.express({ flr: true });
   ctx.pm();
 }
 
-function capabilities(vhcaId: number): CapabilityValues {
+/** What a function can do; a virtual one moves and tracks no others. */
+function capabilities(vhcaId: number, without: readonly string[]): CapabilityValues {
+  const has = (name: string): number => (without.includes(name) ? 0 : 1);
+  const isPhysical = vhcaId === 0;
   return {
     general: {
       hca_cap_2: 1,
@@ -103,7 +176,7 @@ function capabilities(vhcaId: number): CapabilityValues {
       port_type: 0,
       num_ports: 1,
       log_max_msg: 30,
-      cmdif_checksum: CHECKSUM.NONE,
+      cmdif_checksum: { max: CHECKSUM.ALL, current: CHECKSUM.NONE },
       rc: 1,
       uar_sz: 5,
       log_pg_sz: 12,
@@ -118,10 +191,17 @@ function capabilities(vhcaId: number): CapabilityValues {
       device_frequency_mhz: FREQUENCY_KHZ / 1000,
       device_frequency_khz: FREQUENCY_KHZ,
       num_of_uars_per_page: 1,
-      adv_virtualization: 1,
-      migration: 1,
+      adv_virtualization: isPhysical ? has('adv_virtualization') : 0,
+      migration: isPhysical ? has('migration') : 0,
     },
-    general2: { migration_multi_load: 1, migration_tracking_state: 1, migration_in_chunks: 1, migration_state: 1 },
+    general2: {
+      // Off until the physical function gives it.
+      migratable: { max: isPhysical ? 0 : 1, current: 0 },
+      migration_multi_load: has('migration_multi_load'),
+      migration_tracking_state: has('migration_tracking_state'),
+      migration_in_chunks: has('migration_in_chunks'),
+      migration_state: has('migration_state'),
+    },
     advVirtualization: {
       pg_track_log_max_num: 4,
       pg_track_max_num_range: 16,

@@ -1,5 +1,6 @@
-import type { FunctionContext } from '../../model.js';
+import type { FunctionInterrupts } from '../../irq/function-interrupts.js';
 import { ADAPTER_PAGE, EVENT } from './constants.js';
+import type { TrackedDma } from './tracked-dma.js';
 
 /** Bytes of an event. */
 export const EVENT_SIZE = 64;
@@ -24,10 +25,20 @@ export interface EventQueueShape {
   readonly ignoresOverrun: boolean;
 }
 
+/** A queue in an image of its function. */
+export interface EventQueueState {
+  readonly shape: Omit<EventQueueShape, 'events'> & { readonly events: string };
+  readonly producer: number;
+  readonly consumer: number;
+  readonly armed: boolean;
+  readonly failed: boolean;
+}
+
 /** A ring of events in software's memory, with an interrupt for the first event after it was armed. */
 export class EventQueue {
   readonly shape: EventQueueShape;
-  readonly #ctx: FunctionContext;
+  readonly #dma: TrackedDma;
+  readonly #irq: FunctionInterrupts;
   #producer = 0;
   #consumer = 0;
   #armed = false;
@@ -35,8 +46,9 @@ export class EventQueue {
   #failed = false;
   #writes: Promise<void> = Promise.resolve();
 
-  constructor(ctx: FunctionContext, shape: EventQueueShape) {
-    this.#ctx = ctx;
+  constructor(dma: TrackedDma, irq: FunctionInterrupts, shape: EventQueueShape) {
+    this.#dma = dma;
+    this.#irq = irq;
     this.shape = shape;
   }
 
@@ -54,6 +66,28 @@ export class EventQueue {
 
   get hasFailed(): boolean {
     return this.#failed;
+  }
+
+  /** What must go with the function when it moves. */
+  save(): EventQueueState {
+    const { shape } = this;
+    return {
+      shape: { ...shape, events: shape.events.toString(16) },
+      producer: this.#producer,
+      consumer: this.#consumer,
+      armed: this.#armed,
+      failed: this.#failed,
+    };
+  }
+
+  /** A queue as it was saved. */
+  static restore(dma: TrackedDma, irq: FunctionInterrupts, state: EventQueueState): EventQueue {
+    const queue = new EventQueue(dma, irq, { ...state.shape, events: BigInt(`0x${state.shape.events}`) });
+    queue.#producer = state.producer;
+    queue.#consumer = state.consumer;
+    queue.#armed = state.armed;
+    queue.#failed = state.failed;
+    return queue;
   }
 
   takes(type: number): boolean {
@@ -95,14 +129,14 @@ export class EventQueue {
     const address = (this.shape.pages[Math.floor(at / page)] ?? 0) + (at % page);
     // The owner bit changes with every pass; it comes last, when the rest can be read.
     event[EQE.OWNER] = Math.floor(this.#producer / size) & 1;
-    await this.#ctx.dma.write(address, event.subarray(0, EQE.OWNER));
-    await this.#ctx.dma.write(address + EQE.OWNER, event.subarray(EQE.OWNER));
+    await this.#dma.write(address, event.subarray(0, EQE.OWNER));
+    await this.#dma.write(address + EQE.OWNER, event.subarray(EQE.OWNER));
     this.#producer++;
     if (this.#armed) this.#fire();
   }
 
   #fire(): void {
     this.#armed = false;
-    this.#ctx.irq.send(this.shape.vector);
+    this.#irq.send(this.shape.vector);
   }
 }

@@ -53,6 +53,12 @@ export class Firmware {
     this.#onCommand = options.onCommand;
   }
 
+  /** The version as one number, as the health buffer shows it. */
+  get versionNumber(): number {
+    const { major, minor, subminor } = this.version;
+    return ((major << 24) | (minor << 16) | subminor) >>> 0;
+  }
+
   add(fn: HcaFunction): void {
     this.#functions.set(fn.id, fn);
   }

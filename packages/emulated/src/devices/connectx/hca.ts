@@ -4,30 +4,44 @@ import type { FunctionContext } from '../../model.js';
 import { Capabilities, type CapabilityValues } from './capabilities.js';
 import { CommandError, SYNDROME } from './command.js';
 import { CommandQueue } from './command-queue.js';
+import type { CompletionQueue } from './completion-queue.js';
 import { ADAPTER_PAGE, EVENT, STATUS } from './constants.js';
+import type { DeviceMemory } from './device-memory.js';
+import { ENGINE, type Engine } from './engine.js';
 import { EventQueue, type EventQueueShape } from './event-queue.js';
 import type { Firmware } from './firmware.js';
+import { readResources, writeResources } from './hca-image.js';
 import { InitSegment, NIC_INTERFACE, type SegmentOwner } from './init-segment.js';
+import type { MemoryKey } from './memory-key.js';
 import { type PageNeeds, PageSupply } from './page-supply.js';
+import type { PageTracker } from './page-tracker.js';
+import type { QueuePair } from './queue-pair.js';
 import { ResourceTable } from './resources.js';
-
-/** Bytes of BAR 0. */
-export const BAR_SIZE = 0x2000000;
+import { TrackedDma } from './tracked-dma.js';
+import type { VhcaMigration } from './vhca-migration.js';
 
 /** The first page of BAR 0 that is a user access region; before it lie the initialization segment and MSI-X. */
 export const FIRST_UAR = 16;
 
 /** Doorbells in a user access region (UAR). */
-const UAR = { EQ_ARM: 0x40, EQ_UPDATE: 0x48 } as const;
+const UAR = { CQ: 0x20, CQ_NUMBER: 0x24, EQ_ARM: 0x40, EQ_UPDATE: 0x48 } as const;
 
 /** How far a function has come. */
 export type Phase = 'disabled' | 'enabled' | 'initialized';
+
+/** What a virtual function has of its own. */
+export interface VirtualParts {
+  readonly memory: DeviceMemory;
+  readonly engine: Engine;
+  readonly migration: VhcaMigration;
+}
 
 /** What distinguishes a function of the device. */
 export interface HcaShape {
   /** 0: the physical function; n: virtual function n - 1. */
   readonly id: number;
   readonly vhcaId: number;
+  readonly barSize: number;
   readonly capabilities: CapabilityValues;
   readonly pages: PageNeeds;
 }
@@ -37,13 +51,18 @@ export class HcaFunction implements BarHandler, SegmentOwner {
   readonly id: number;
   readonly vhcaId: number;
   readonly ctx: FunctionContext;
+  readonly dma: TrackedDma;
   readonly firmware: Firmware;
   readonly segment: InitSegment;
   readonly capabilities: Capabilities;
   readonly pages: PageSupply;
   readonly eventQueues: ResourceTable<EventQueue>;
+  readonly completionQueues: ResourceTable<CompletionQueue>;
+  readonly queuePairs: ResourceTable<QueuePair>;
+  readonly memoryKeys: ResourceTable<MemoryKey>;
   readonly protectionDomains: ResourceTable<true>;
   readonly uars: ResourceTable<true>;
+  readonly trackers: ResourceTable<PageTracker>;
   readonly #queue: CommandQueue;
   phase: Phase = 'disabled';
   issi = 0;
@@ -51,10 +70,18 @@ export class HcaFunction implements BarHandler, SegmentOwner {
   driverVersion = '';
   /** The physical function has enabled this one; always so for itself. */
   isAdmitted: boolean;
+  /** Undefined on the physical function. */
+  virtual: VirtualParts | undefined;
   #epoch = 0;
+  /** Slots whose doorbell rang while commands were held; undefined where they are not held. */
+  #held: number | undefined;
+  #idle: (() => void)[] = [];
+  /** The first half of a completion queue's doorbell. */
+  #cqDoorbell = 0;
 
   constructor(ctx: FunctionContext, firmware: Firmware, shape: HcaShape) {
     this.ctx = ctx;
+    this.dma = new TrackedDma(ctx.dma);
     this.firmware = firmware;
     this.id = shape.id;
     this.vhcaId = shape.vhcaId;
@@ -67,10 +94,18 @@ export class HcaFunction implements BarHandler, SegmentOwner {
       ctx.clock,
       this.capabilities.general('device_frequency_khz'),
     );
-    this.#queue = new CommandQueue(ctx.dma, (input, output, slot) => firmware.execute(this, input, output, slot));
-    this.eventQueues = new ResourceTable('event queue', 1, this.capabilities.general('max_num_eqs') + 1);
-    this.protectionDomains = new ResourceTable('protection domain', 1, 2 ** this.capabilities.general('log_max_pd'));
-    this.uars = new ResourceTable('user access region', FIRST_UAR, BAR_SIZE / ADAPTER_PAGE);
+    this.#queue = new CommandQueue(this.dma, (input, output, slot) => firmware.execute(this, input, output, slot));
+    const { capabilities } = this;
+    const uarEnd = (shape.id === 0 ? shape.barSize : ENGINE.BASE) / ADAPTER_PAGE;
+    this.eventQueues = new ResourceTable('event queue', 1, capabilities.general('max_num_eqs') + 1);
+    this.completionQueues = new ResourceTable('completion queue', 1, 2 ** capabilities.general('log_max_cq'));
+    this.queuePairs = new ResourceTable('queue pair', 1, 2 ** capabilities.general('log_max_qp'));
+    this.memoryKeys = new ResourceTable('memory key', 1, 2 ** capabilities.general('log_max_mkey'));
+    this.protectionDomains = new ResourceTable('protection domain', 1, 2 ** capabilities.general('log_max_pd'));
+    this.uars = new ResourceTable('user access region', FIRST_UAR, uarEnd);
+    const trackers =
+      capabilities.general('adv_virtualization') === 1 ? capabilities.advVirtualization('pg_track_log_max_num') : 0;
+    this.trackers = new ResourceTable('page tracker', 1, 2 ** trackers);
   }
 
   get address(): string {
@@ -89,18 +124,28 @@ export class HcaFunction implements BarHandler, SegmentOwner {
   // BAR 0.
 
   read(offset: number, width: AccessWidth): number {
-    return offset < FIRST_UAR * ADAPTER_PAGE ? this.segment.read(offset, width) : 0;
+    if (offset < FIRST_UAR * ADAPTER_PAGE) return this.segment.read(offset, width);
+    const engine = this.virtual?.engine;
+    return engine !== undefined && offset >= ENGINE.BASE ? engine.read(offset - ENGINE.BASE, width) : 0;
   }
 
   write(offset: number, width: AccessWidth, value: number): void {
+    const { virtual } = this;
+    // Stopped as a responder: its state may be on its way, nothing may change it.
+    if (virtual?.migration.isStopped === true) return;
     if (offset < FIRST_UAR * ADAPTER_PAGE) this.segment.write(offset, width, value);
+    else if (virtual !== undefined && offset >= ENGINE.BASE) virtual.engine.write(offset - ENGINE.BASE, width, value);
     else if (width === 4) this.#uarWritten(Math.floor(offset / ADAPTER_PAGE), offset % ADAPTER_PAGE, value);
   }
 
   doorbell(slots: number): void {
     const { queueAddress } = this.segment;
-    // Without a queue, without power over the bus or with the interface disabled nobody looks.
+    // Without a queue or with the interface disabled nobody looks.
     if (queueAddress === undefined || this.isInitializing || this.segment.nicInterface !== NIC_INTERFACE.FULL) return;
+    if (this.#held !== undefined) {
+      this.#held |= slots;
+      return;
+    }
     const epoch = this.#epoch;
     for (let slot = 0; slot < 1 << this.segment.logQueueSize; slot++)
       if ((slots & (1 << slot)) !== 0) this.ctx.defer(() => void this.#runSlot(queueAddress, slot, epoch));
@@ -113,32 +158,63 @@ export class HcaFunction implements BarHandler, SegmentOwner {
     } else this.segment.nicInterface = state;
   }
 
+  // Life.
+
   /** The function was reset, or software asked for it. Its pages are forgotten: they are software's again. */
   reset(): void {
-    this.#epoch++;
-    this.#queue.reset();
+    this.#restart();
     this.segment.reset();
-    this.dropResources();
     this.pages.reset();
     this.capabilities.reset();
-    this.phase = 'disabled';
-    this.issi = 0;
+    this.virtual?.engine.reset();
+    this.virtual?.memory.clear();
+    this.virtual?.migration.reset();
   }
 
   /** The physical function has cut this one off: nothing of it runs, its pages stay until they are taken. */
   stop(): void {
-    this.#epoch++;
-    this.#queue.reset();
-    this.dropResources();
+    this.#restart();
     this.pages.setPhase('off');
-    this.phase = 'disabled';
   }
 
   /** TEARDOWN_HCA: everything that was created is gone. */
   dropResources(): void {
-    this.eventQueues.clear();
-    this.protectionDomains.clear();
-    this.uars.clear();
+    for (const tracker of this.trackers.values()) tracker.destroy();
+    for (const table of [
+      this.trackers,
+      this.queuePairs,
+      this.completionQueues,
+      this.eventQueues,
+      this.memoryKeys,
+      this.protectionDomains,
+      this.uars,
+    ])
+      table.clear();
+  }
+
+  /** Takes no new command; resolves when those that run have ended. */
+  async holdCommands(): Promise<void> {
+    this.#held ??= 0;
+    if (this.#queue.busySlots !== 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+  }
+
+  releaseCommands(): void {
+    const slots = this.#held ?? 0;
+    this.#held = undefined;
+    if (slots !== 0) this.doorbell(slots);
+  }
+
+  // Moving.
+
+  /** What software has created, as text that does not depend on the order of anything. */
+  saveResources(): string {
+    return writeResources(this, this.#held ?? 0);
+  }
+
+  /** @throws CommandError where this is no such text. */
+  loadResources(bytes: Uint8Array): void {
+    this.dropResources();
+    this.#held = (this.#held ?? 0) | readResources(this, bytes);
   }
 
   // Resources.
@@ -156,17 +232,43 @@ export class HcaFunction implements BarHandler, SegmentOwner {
     this.firmware.askForPages(this);
   }
 
-  createEventQueue(shape: Omit<EventQueueShape, 'number'>): number {
+  /** Adds a resource that has a context. @throws CommandError where there is no room. */
+  create<T>(table: ResourceTable<T>, make: (number: number) => T): number {
     this.addContext();
     try {
-      const number = this.eventQueues.add((free) => new EventQueue(this.ctx, { ...shape, number: free }));
-      for (const fn of this.firmware.functions) this.firmware.askForPages(fn);
-      return number;
+      return table.add(make);
     } catch (error) {
       this.removeContext();
       throw error;
     }
   }
+
+  /** Removes such a resource. @throws CommandError where there is none of this number. */
+  destroy<T>(table: ResourceTable<T>, number: number): T {
+    const entry = table.remove(number);
+    this.removeContext();
+    return entry;
+  }
+
+  createEventQueue(shape: Omit<EventQueueShape, 'number'>): number {
+    const number = this.create(
+      this.eventQueues,
+      (free) => new EventQueue(this.dma, this.ctx.irq, { ...shape, number: free }),
+    );
+    // There may be something that could not be told before.
+    for (const fn of this.firmware.functions) this.firmware.askForPages(fn);
+    return number;
+  }
+
+  /** The memory behind a key as software names it. @throws CommandError where it is not one of `pd`. */
+  memoryKey(key: number, pd?: number): MemoryKey {
+    const found = this.memoryKeys.find(key >>> 8);
+    if (found === undefined || found.shape.key !== key >>> 0 || (pd !== undefined && found.shape.pd !== pd))
+      throw new CommandError(STATUS.BAD_PARAM, SYNDROME.BAD_MKEY, `there is no memory key ${key}`);
+    return found;
+  }
+
+  // Events.
 
   /** Tells software of an event, where it has a queue for such. */
   post(type: number, subType: number, fill: (data: DataView) => void): Promise<void> | undefined {
@@ -183,24 +285,56 @@ export class HcaFunction implements BarHandler, SegmentOwner {
     return undefined;
   }
 
+  #restart(): void {
+    this.#epoch++;
+    this.#queue.reset();
+    this.#held = undefined;
+    this.#becomeIdle();
+    this.dropResources();
+    this.phase = 'disabled';
+    this.issi = 0;
+  }
+
   async #runSlot(queueAddress: number, slot: number, epoch: number): Promise<void> {
     const isCurrent = (): boolean => epoch === this.#epoch;
     if (!isCurrent()) return;
+    if (this.#held !== undefined) {
+      this.#held |= 1 << slot;
+      return;
+    }
     const checksum = this.capabilities.general('cmdif_checksum');
     // Where the command's end is told is known when it starts: the queue that it creates does not hear of it.
     const queue = this.#queueOf(EVENT.COMMAND);
-    if (!(await this.#queue.run(queueAddress, slot, checksum, isCurrent)) || queue === undefined) return;
+    const hasEnded = await this.#queue.run(queueAddress, slot, checksum, isCurrent);
     // Nor does one that it destroyed.
-    if (this.eventQueues.find(queue.shape.number) !== queue) return;
-    await queue.post(EVENT.COMMAND, 0, (data) => data.setUint32(0, (1 << slot) >>> 0));
+    if (hasEnded && queue !== undefined && this.eventQueues.find(queue.shape.number) === queue)
+      await queue.post(EVENT.COMMAND, 0, (data) => data.setUint32(0, (1 << slot) >>> 0));
+    if (isCurrent() && this.#queue.busySlots === 0) this.#becomeIdle();
+  }
+
+  #becomeIdle(): void {
+    for (const resolve of this.#idle.splice(0)) resolve();
   }
 
   #uarWritten(uar: number, offset: number, value: number): void {
-    if (offset !== UAR.EQ_ARM && offset !== UAR.EQ_UPDATE) return;
-    // Big-endian: the queue's number is in the byte that comes first.
-    const number = value & 0xff;
-    const index = ((value & 0xff00) << 8) | ((value >>> 8) & 0xff00) | (value >>> 24);
-    const queue = this.eventQueues.find(number);
-    if (queue !== undefined && queue.shape.uar === uar) queue.doorbell(index, offset === UAR.EQ_ARM);
+    // Big-endian: what comes first is in the low byte.
+    const dword = ((value & 0xff) << 24) | ((value & 0xff00) << 8) | ((value >>> 8) & 0xff00) | (value >>> 24);
+    switch (offset) {
+      case UAR.CQ:
+        this.#cqDoorbell = dword;
+        break;
+      case UAR.CQ_NUMBER: {
+        const queue = this.completionQueues.find(dword & 0xffffff);
+        if (queue !== undefined && queue.shape.uar === uar) queue.arm(this.#cqDoorbell & 0xffffff);
+        break;
+      }
+      case UAR.EQ_ARM:
+      case UAR.EQ_UPDATE: {
+        const queue = this.eventQueues.find(dword >>> 24);
+        if (queue !== undefined && queue.shape.uar === uar) queue.doorbell(dword & 0xffffff, offset === UAR.EQ_ARM);
+        break;
+      }
+      default:
+    }
   }
 }

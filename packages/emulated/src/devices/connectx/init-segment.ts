@@ -89,6 +89,13 @@ export class InitSegment {
     this.#nicInterface = state;
   }
 
+  /** Puts the interface back as an image has it. */
+  restore(queueAddress: number, nicInterface: number): void {
+    this.#addressHigh = Math.floor(queueAddress / 0x100000000);
+    this.#addressLow = queueAddress % 0x100000000;
+    this.#nicInterface = nicInterface;
+  }
+
   reset(): void {
     this.#addressHigh = 0;
     this.#addressLow = 0;

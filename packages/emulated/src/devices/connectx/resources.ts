@@ -21,6 +21,19 @@ export class ResourceTable<T> {
     return this.#entries.size;
   }
 
+  entries(): Iterable<[number, T]> {
+    return this.#entries;
+  }
+
+  /** Puts an entry at a number, as an image has it. */
+  restore(number: number, entry: T): void {
+    this.#entries.set(number, entry);
+    if (number >= this.#next) {
+      this.#next = number;
+      this.#advance();
+    }
+  }
+
   values(): Iterable<T> {
     return this.#entries.values();
   }

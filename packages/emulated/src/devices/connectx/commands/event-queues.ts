@@ -1,5 +1,5 @@
-import { badParameter, type Command, command } from '../command.js';
-import { ADAPTER_PAGE, OPCODE } from '../constants.js';
+import { badParameter, type Command, CommandError, command, SYNDROME } from '../command.js';
+import { ADAPTER_PAGE, OPCODE, STATUS } from '../constants.js';
 import { EVENT_SIZE } from '../event-queue.js';
 import { getNumber64 } from '../fields.js';
 import { initialized } from './states.js';
@@ -60,8 +60,11 @@ export const eventQueueCommands: readonly Command[] = [
   ),
   command(OPCODE.DESTROY_EQ, 'DESTROY_EQ', { bytes: 16, fields: EQ_NUMBER }, 16, (call) => {
     const fn = initialized(call);
-    fn.eventQueues.remove(call.get('eq_number'));
-    fn.removeContext();
+    const queue = fn.eventQueues.get(call.get('eq_number'));
+    for (const { shape } of fn.completionQueues.values())
+      if (shape.eventQueue === queue)
+        throw new CommandError(STATUS.BAD_RES_STATE, SYNDROME.IN_USE, 'a completion queue tells it');
+    fn.destroy(fn.eventQueues, queue.shape.number);
   }),
   command(OPCODE.QUERY_EQ, 'QUERY_EQ', { bytes: 16, fields: EQ_NUMBER }, LIST, (call) => {
     const queue = initialized(call).eventQueues.get(call.get('eq_number'));
