@@ -46,6 +46,8 @@ export class FunctionInterrupts {
   #driving = false;
   #msi = false;
   #msix = false;
+  /** MSI-X was enabled since the last reset. */
+  #wasMsix = false;
   #functionMask = false;
 
   constructor(config: ConfigSpace, controller: IrqController, isPowered: () => boolean) {
@@ -89,12 +91,15 @@ export class FunctionInterrupts {
   }
 
   /**
-   * Signals vector `vector` by MSI or MSI-X, or marks it pending where it is masked. Nothing in INTx mode. A vector
+   * Signals vector `vector` by MSI or MSI-X, or marks it pending where it is masked. Nothing in INTx mode, but that a
+   * function which used MSI-X remembers what comes while it is off: QEMU takes all vectors down to arm one more. A vector
    * beyond the granted MSI messages shares the last of them, as the specification lets a function do.
    */
   send(vector: number): void {
     if (this.#msix) this.#sendMsix(vector);
     else if (this.#msi) this.#sendMsi(vector);
+    else if (this.#wasMsix && this.table !== undefined && vector < this.table.vectors)
+      this.table.setPending(vector, true);
   }
 
   /** Reads the capabilities and COMMAND again: after software wrote one, and after a reset. */
@@ -105,6 +110,7 @@ export class FunctionInterrupts {
     const msix = this.msixOffset === 0 ? 0 : config.get(this.msixOffset + PCI_MSIX_FLAGS, 2);
     this.#msi = (msi & PCI_MSI_FLAGS_ENABLE) !== 0;
     this.#msix = (msix & PCI_MSIX_FLAGS_ENABLE) !== 0;
+    if (this.#msix) this.#wasMsix = true;
     this.#functionMask = (msix & PCI_MSIX_FLAGS_MASKALL) !== 0;
     this.#updatePin();
     const table = this.table;
@@ -132,6 +138,7 @@ export class FunctionInterrupts {
   /** The function was reset: nothing is pending, the pin is quiet. */
   reset(): void {
     this.#level = false;
+    this.#wasMsix = false;
     this.table?.reset();
     this.update();
   }
