@@ -65,8 +65,12 @@ export interface SessionOptions {
   readonly warn: (message: string) => void;
 }
 
-/** After this many warnings about posted commands, only each power of two is told. */
+/** After this many warnings of one kind, only each power of two is told. */
 const FULL_WARNINGS = 8;
+
+function isTold(count: number): boolean {
+  return count <= FULL_WARNINGS || (count & (count - 1)) === 0;
+}
 
 /**
  * One client: its socket, the device that it has open, and everything that is its own (mappings, interrupts, the stream
@@ -97,6 +101,7 @@ export class ServerSession implements LoopSource, HandlerContext {
   #isOver = false;
   #sawVersion = false;
   #postedFailures = 0;
+  #lateAnswers = 0;
   #versionTimer: NodeJS.Timeout | undefined;
   /** The operation that runs on, for {@link closed}. */
   #operation: Promise<void> | undefined;
@@ -507,11 +512,16 @@ export class ServerSession implements LoopSource, HandlerContext {
   /** The client gives up soon: it gets EBUSY now, and nothing later. */
   #answerLate(request: Request, isRunning: boolean): void {
     this.#counters.countError(request.command);
-    this.#answerError(request, ERRNO.EBUSY);
+    this.#sendError(request.id, request.command, request.message, ERRNO.EBUSY);
     const name = isRunning ? this.#waiting.running?.name : commandName(request.command);
     const { deadlineMs } = this.#options;
     const behind = isRunning ? '' : `, behind ${this.#waiting.running?.name}`;
-    this.warn(`${name} did not end within ${deadlineMs} ms${behind}: the client was answered EBUSY${this.#dmaHint()}`);
+    if (isTold(++this.#lateAnswers)) {
+      const hint = this.#dmaHint();
+      this.warn(`${name} did not end within ${deadlineMs} ms${behind}: the client was answered EBUSY${hint}`);
+    }
+    // It has its answer, so it may serve the memory that the operation waits for.
+    this.#attachment?.dma.flush();
   }
 
   /** The mistake that is most easily made: to wait for memory that comes only after the reply. */
@@ -523,7 +533,7 @@ export class ServerSession implements LoopSource, HandlerContext {
   /** Tells the first failures of posted commands, then fewer and fewer: a client must not fill the log. */
   warnPosted(command: number, error: VfioError): void {
     const count = ++this.#postedFailures;
-    if (count > FULL_WARNINGS && (count & (count - 1)) !== 0) return;
+    if (!isTold(count)) return;
     const more = count > FULL_WARNINGS ? ` (${count} so far)` : '';
     this.warn(`posted ${commandName(command)} failed: ${error.message}${more}`);
   }

@@ -99,16 +99,16 @@ export class WaitingRequests {
         this.#arm();
         return;
       }
-      this.#options.onLate(running.request, true);
       running.request.answered = true;
+      this.#options.onLate(running.request, true);
     }
     for (const request of this.#queue) {
       if (!request.isAwaited) continue;
       const isLate = now >= request.arrivedAt + this.#options.deadlineMs;
       // A guest's accesses are not made to wait for a device that is known to hang: its CPU stands still meanwhile.
       if (!isLate && !(this.#isOverdue && isRegionAccess(request.command))) break;
-      this.#options.onLate(request, false);
       request.answered = true;
+      this.#options.onLate(request, false);
     }
     this.#dropReads();
     this.#arm();

@@ -15,6 +15,7 @@ const set = (flags: number, index: number, start: number, count: number) => u32(
 /** Writing a number to BAR 0 signals that vector. */
 class Signaller implements DeviceModel, BarHandler {
   readonly #ctx: FunctionContext;
+  #last = 0;
 
   constructor(ctx: FunctionContext) {
     this.#ctx = ctx;
@@ -23,11 +24,16 @@ class Signaller implements DeviceModel, BarHandler {
     ctx.msix({ vectors: 8, table: { bar: 0, offset: 0x2000 }, pba: { bar: 0, offset: 0x3000 } });
   }
 
+  reset(): void {
+    this.#last = 0;
+  }
+
   read(): number {
-    return 0;
+    return this.#last;
   }
 
   write(_offset: number, _width: number, value: number): void {
+    this.#last = value;
     this.#ctx.irq.send(value);
   }
 }
