@@ -1,4 +1,9 @@
 import {
+  PCI_AF_CAP,
+  PCI_AF_CAP_FLR,
+  PCI_AF_CAP_TP,
+  PCI_AF_CTRL,
+  PCI_AF_CTRL_FLR,
   PCI_CAP_ID_AF,
   PCI_CAP_ID_EXP,
   PCI_CAP_LIST_NEXT,
@@ -10,11 +15,6 @@ import {
   PCI_STATUS_CAP_LIST,
 } from '@vfio/uapi';
 
-const AF_CAP = 3;
-const AF_CAP_TP = 0x01;
-const AF_CAP_FLR = 0x02;
-const AF_CTRL = 4;
-const AF_CTRL_FLR = 0x01;
 /** DEVCTL's Initiate Function Level Reset, in the high byte. */
 const DEVCTL_HIGH_FLR = 0x80;
 
@@ -47,9 +47,9 @@ export class ConfigResetWatch {
       ) {
         this.#expAt = at + PCI_EXP_DEVCTL + 1;
       }
-      const afBits = AF_CAP_TP | AF_CAP_FLR;
-      if (id === PCI_CAP_ID_AF && at + AF_CTRL < 256 && (bytes[at + AF_CAP]! & afBits) === afBits)
-        this.#afAt = at + AF_CTRL;
+      const afBits = PCI_AF_CAP_TP | PCI_AF_CAP_FLR;
+      if (id === PCI_CAP_ID_AF && at + PCI_AF_CTRL < 256 && (bytes[at + PCI_AF_CAP]! & afBits) === afBits)
+        this.#afAt = at + PCI_AF_CTRL;
       at = bytes[at + PCI_CAP_LIST_NEXT]! & 0xfc;
     }
   }
@@ -58,7 +58,7 @@ export class ConfigResetWatch {
   resets(offset: number, data: Uint8Array): boolean {
     return (
       (this.#expAt >= 0 && ((data[this.#expAt - offset] ?? 0) & DEVCTL_HIGH_FLR) !== 0) ||
-      (this.#afAt >= 0 && ((data[this.#afAt - offset] ?? 0) & AF_CTRL_FLR) !== 0)
+      (this.#afAt >= 0 && ((data[this.#afAt - offset] ?? 0) & PCI_AF_CTRL_FLR) !== 0)
     );
   }
 }

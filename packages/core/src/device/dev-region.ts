@@ -1,3 +1,4 @@
+import { VFIO_REGION_INFO_FLAG_MMAP } from '@vfio/uapi';
 import type { MmapArea } from '../pci/raw-function.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 import type { RegionCap } from './info.js';
@@ -41,6 +42,26 @@ export class DevRegion {
     this.flags = init.flags;
     this.ops = init.ops;
   }
+}
+
+/** The device region behind an index, whatever the base. @throws EINVAL where no region has it. */
+export function devRegionAt(dev: VfioPciCoreDevice, index: number, op: string): DevRegion {
+  const region = index < dev.baseRegions ? undefined : dev.regions[index - dev.baseRegions];
+  if (region !== undefined) return region;
+  throw dev.error(
+    'EINVAL',
+    op,
+    `region ${index} ${op}: the device has ${dev.baseRegions + dev.regions.length} regions`,
+  );
+}
+
+/** The memory behind a range of a device region. @throws EINVAL where the region cannot be mapped. */
+export function mmapDevRegion(dev: VfioPciCoreDevice, index: number, offset: number, length: number): MmapArea {
+  const region = devRegionAt(dev, index, 'mmapArea');
+  if (region.ops.mmap === undefined || (region.flags & VFIO_REGION_INFO_FLAG_MMAP) === 0) {
+    throw dev.error('EINVAL', 'mmapArea', `region ${index} cannot be mapped`);
+  }
+  return region.ops.mmap(dev, region, offset, length);
 }
 
 /** Releases the regions from an index on, last first. */

@@ -20,6 +20,7 @@ import {
   VFIO_REGION_INFO_FLAG_WRITE,
 } from '@vfio/uapi';
 import type { VfioPciCoreDevice } from './core-device.js';
+import { devRegionAt } from './dev-region.js';
 import type { DeviceCap, DeviceInfo, IrqInfo, RegionCap, RegionInfo } from './info.js';
 import { withMemoryEnabled } from './memory.js';
 import { romSize, withRom } from './rom.js';
@@ -74,8 +75,7 @@ export function vfioPciCoreGetRegionInfo(dev: VfioPciCoreDevice, index: number):
 }
 
 function barInfo(dev: VfioPciCoreDevice, index: number, offset: number): RegionInfo {
-  const bar = dev.bars[index];
-  if (bar === undefined) throw noRegion(dev, index);
+  const bar = dev.bars[index]!;
   if (bar.size === 0) return { index, flags: 0, size: 0, offset, caps: [] };
   const caps: RegionCap[] = [];
   let flags = READ_WRITE;
@@ -97,8 +97,7 @@ function barInfo(dev: VfioPciCoreDevice, index: number, offset: number): RegionI
 
 /** Info of a device region, whatever the base; without an offset. @throws EINVAL */
 export function devRegionInfo(dev: VfioPciCoreDevice, index: number, op: string): RegionInfo {
-  const region = dev.regions[index - dev.baseRegions];
-  if (region === undefined || index < dev.baseRegions) throw noRegion(dev, index, op);
+  const region = devRegionAt(dev, index, op);
   const caps: RegionCap[] = [
     { id: VFIO_REGION_INFO_CAP_TYPE, version: 1, type: region.type, subtype: region.subtype },
     ...(region.ops.addCapability?.(dev, region) ?? []),
@@ -110,10 +109,6 @@ export function devRegionInfo(dev: VfioPciCoreDevice, index: number, op: string)
     offset: index * OFFSET_SPAN,
     caps,
   };
-}
-
-function noRegion(dev: VfioPciCoreDevice, index: number, op = 'getRegionInfo') {
-  return dev.error('EINVAL', op, `region ${index}: the device has ${dev.baseRegions + dev.regions.length} regions`);
 }
 
 /** VFIO_DEVICE_GET_IRQ_INFO. @throws EINVAL for an index that PCI devices do not have. */

@@ -1,6 +1,7 @@
-import { VFIO_PCI_NUM_REGIONS, VFIO_PCI_ROM_REGION_INDEX, VFIO_REGION_INFO_FLAG_MMAP } from '@vfio/uapi';
+import { VFIO_PCI_NUM_REGIONS, VFIO_PCI_ROM_REGION_INDEX } from '@vfio/uapi';
 import type { MmapArea, SharedMemory } from '../pci/raw-function.js';
 import type { VfioPciCoreDevice } from './core-device.js';
+import { mmapDevRegion } from './dev-region.js';
 import { isMappingLive } from './memory.js';
 
 export const PAGE_SIZE = 4096;
@@ -52,13 +53,7 @@ export function vfioPciCoreMmapArea(dev: VfioPciCoreDevice, region: number, offs
   const shown = `mmap of region ${region} at 0x${offset.toString(16)}+0x${length.toString(16)}`;
   const problem = (message: string) => dev.error('EINVAL', 'mmapArea', `${shown}: ${message}`);
   if (length <= 0 || offset % PAGE_SIZE !== 0) throw problem('must be a non-empty range from a page boundary');
-  if (region >= VFIO_PCI_NUM_REGIONS) {
-    const found = dev.regions[region - dev.baseRegions];
-    if (found === undefined) throw problem(`the device has ${dev.baseRegions + dev.regions.length} regions`);
-    if (found.ops.mmap === undefined || (found.flags & VFIO_REGION_INFO_FLAG_MMAP) === 0)
-      throw problem('the region cannot be mapped');
-    return found.ops.mmap(dev, found, offset, length);
-  }
+  if (region >= VFIO_PCI_NUM_REGIONS) return mmapDevRegion(dev, region, offset, length);
   const bar = dev.bars[region];
   if (region >= VFIO_PCI_ROM_REGION_INDEX || bar === undefined || !bar.mmapable)
     throw problem('the region cannot be mapped');

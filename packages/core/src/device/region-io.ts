@@ -1,13 +1,9 @@
-import {
-  VFIO_PCI_CONFIG_REGION_INDEX,
-  VFIO_PCI_NUM_REGIONS,
-  VFIO_PCI_ROM_REGION_INDEX,
-  VFIO_PCI_VGA_REGION_INDEX,
-} from '@vfio/uapi';
+import { VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ROM_REGION_INDEX, VFIO_PCI_VGA_REGION_INDEX } from '@vfio/uapi';
 import type { RegisterSpace } from '../pci/raw-function.js';
 import type { BarSlot } from './bar-slot.js';
 import type { VirtualConfigSpace } from './config/virtual-config.js';
 import type { VfioPciCoreDevice } from './core-device.js';
+import { devRegionAt } from './dev-region.js';
 import type { MaybePromise } from './maybe-promise.js';
 import { whileAwake, whileAwakeSync } from './power.js';
 import { romSize, withRom } from './rom.js';
@@ -170,19 +166,6 @@ function checkVga(dev: VfioPciCoreDevice, offset: number, length: number, op: st
   return Math.min(length, end - offset);
 }
 
-/** The device region behind an index. @throws EINVAL */
-function devRegion(dev: VfioPciCoreDevice, region: number, op: string) {
-  const found = dev.regions[region - dev.baseRegions];
-  if (region < VFIO_PCI_NUM_REGIONS || found === undefined) {
-    throw dev.error(
-      'EINVAL',
-      op,
-      `region ${region} ${op}: the device has ${dev.baseRegions + dev.regions.length} regions`,
-    );
-  }
-  return found;
-}
-
 /**
  * Reads from a region: `vfio_pci_core_read`. Returns bytes done, fewer at the end of a BAR.
  *
@@ -210,7 +193,7 @@ export function vfioPciCoreRead(dev: VfioPciCoreDevice, region: number, offset: 
       return count;
     }
     default: {
-      const found = devRegion(dev, region, 'read');
+      const found = devRegionAt(dev, region, 'read');
       return found.ops.read(dev, found, offset, data);
     }
   }
@@ -262,7 +245,7 @@ export function vfioPciCoreWrite(
       return count;
     }
     default: {
-      const found = devRegion(dev, region, 'write');
+      const found = devRegionAt(dev, region, 'write');
       return found.ops.write(dev, found, offset, data);
     }
   }

@@ -1,7 +1,7 @@
 import { VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_NUM_REGIONS } from '@vfio/uapi';
 import { ConfigResetWatch } from './config-reset-watch.js';
 import type { VfioPciCoreDevice } from './core-device.js';
-import { type DevRegion, releaseRegions } from './dev-region.js';
+import { devRegionAt, mmapDevRegion, releaseRegions } from './dev-region.js';
 import type { DmaMapRequest } from './dma-space.js';
 import { driverFeature } from './feature.js';
 import { vfioCheckFeatureFlags } from './feature-check.js';
@@ -11,11 +11,6 @@ import type { VfioDeviceOps } from './ops.js';
 import { notifyReset } from './reset.js';
 
 const watches = new WeakMap<VfioPciCoreDevice, ConfigResetWatch>();
-
-/** A device region behind an index of the merged device; undefined: the index is the base's. */
-function ownRegion(dev: VfioPciCoreDevice, index: number): DevRegion | undefined {
-  return index >= dev.baseRegions ? dev.regions[index - dev.baseRegions] : undefined;
-}
 
 /**
  * The table of a function that is a VFIO device already, with what a driver attaches merged over it: device regions after
@@ -53,8 +48,7 @@ export function vfioBaseOps(base: VfioDeviceOps): VfioDeviceOps {
       index >= dev.baseRegions ? devRegionInfo(dev, index, 'getRegionInfo') : base.getRegionInfo(dev, index),
     read(dev, region, offset, data) {
       if (region < dev.baseRegions) return base.read(dev, region, offset, data);
-      const own = ownRegion(dev, region);
-      if (own === undefined) throw noRegion(dev, region, 'read');
+      const own = devRegionAt(dev, region, 'read');
       return own.ops.read(dev, own, offset, data);
     },
     write(dev, region, offset, data) {
@@ -62,16 +56,13 @@ export function vfioBaseOps(base: VfioDeviceOps): VfioDeviceOps {
         return writeThatResets(base, dev, offset, data);
       }
       if (region < dev.baseRegions) return base.write(dev, region, offset, data);
-      const own = ownRegion(dev, region);
-      if (own === undefined) throw noRegion(dev, region, 'write');
+      const own = devRegionAt(dev, region, 'write');
       return own.ops.write(dev, own, offset, data);
     },
-    mmapArea(dev, region, offset, length) {
-      if (region < dev.baseRegions) return base.mmapArea(dev, region, offset, length);
-      const own = ownRegion(dev, region);
-      if (own?.ops.mmap === undefined) throw dev.error('EINVAL', 'mmapArea', `region ${region} cannot be mapped`);
-      return own.ops.mmap(dev, own, offset, length);
-    },
+    mmapArea: (dev, region, offset, length) =>
+      region < dev.baseRegions
+        ? base.mmapArea(dev, region, offset, length)
+        : mmapDevRegion(dev, region, offset, length),
     reset: (dev) => chain(base.reset(dev), () => notifyReset(dev)),
     hotReset: (dev, request) => chain(base.hotReset(dev, request), () => notifyReset(dev)),
     deviceFeature(dev, request) {
@@ -129,12 +120,4 @@ function shareMapping(request: DmaMapRequest): [DmaMapRequest, DmaMapRequest] {
     { ...request, release: once() },
     { ...request, release: once() },
   ];
-}
-
-function noRegion(dev: VfioPciCoreDevice, region: number, op: string) {
-  return dev.error(
-    'EINVAL',
-    op,
-    `region ${region} ${op}: the device has ${dev.baseRegions + dev.regions.length} regions`,
-  );
 }
