@@ -3,12 +3,13 @@ import type { MmapArea } from '../pci/raw-function.js';
 import type { DmaMapRequest } from './dma-space.js';
 import type { FeatureRequest, FeatureResult } from './features.js';
 import type { DeviceInfo, HotResetInfo, IrqInfo, RegionInfo } from './info.js';
-import type { HotResetRequest } from './ops.js';
+import type { HotResetRequest, VfioDeviceOps } from './ops.js';
 import type { IoeventfdRequest, SetIrqsRequest } from './triggers.js';
 
 /**
  * One opened device, in this thread: the kernel's device fd. Methods are the ops of the device's table, checked and
- * bound. Region offsets are within the region. Synchronous where the ops are.
+ * bound: see {@link VfioDeviceOps} for what each does and throws. Region offsets are bytes within the region. Synchronous
+ * where the ops are. After {@link close} every call is EBADF (`ERR_VFIO_CLOSED`), and what it was given is let go of.
  */
 export interface VfioDevice {
   readonly function: PciFunction;
