@@ -1,5 +1,15 @@
-import type { VfioDeviceClient } from '@vfio/core';
-import { PCI_COMMAND, PCI_COMMAND_IO, PCI_COMMAND_MEMORY, VFIO_PCI_CONFIG_REGION_INDEX } from '@vfio/uapi';
+import { isVfioError, type VfioDeviceClient } from '@vfio/core';
+import {
+  PCI_BASE_ADDRESS_0,
+  PCI_CAPABILITY_LIST,
+  PCI_COMMAND,
+  PCI_COMMAND_IO,
+  PCI_COMMAND_MASTER,
+  PCI_COMMAND_MEMORY,
+  PCI_STATUS,
+  PCI_STATUS_CAP_LIST,
+  VFIO_PCI_CONFIG_REGION_INDEX,
+} from '@vfio/uapi';
 
 export async function readBytes(
   device: VfioDeviceClient,
@@ -29,11 +39,19 @@ export async function writeConfig(
   await device.write(VFIO_PCI_CONFIG_REGION_INDEX, offset, bytes);
 }
 
+/** Sets and clears bits of COMMAND. */
+export async function setCommand(device: VfioDeviceClient, set: number, clear = 0): Promise<void> {
+  await writeConfig(device, PCI_COMMAND, 2, ((await readConfig(device, PCI_COMMAND, 2)) & ~clear) | set);
+}
+
 /** Turns decoding of BARs on or off, as a guest's firmware does. */
 export async function decode(device: VfioDeviceClient, on: boolean): Promise<void> {
-  const command = await readConfig(device, PCI_COMMAND, 2);
   const bits = PCI_COMMAND_IO | PCI_COMMAND_MEMORY;
-  await writeConfig(device, PCI_COMMAND, 2, on ? command | bits : command & ~bits);
+  await setCommand(device, on ? bits : 0, bits);
+}
+
+export async function busMaster(device: VfioDeviceClient, on: boolean): Promise<void> {
+  await setCommand(device, on ? PCI_COMMAND_MASTER : 0, PCI_COMMAND_MASTER);
 }
 
 /** Offset of a capability in the chain that the device shows, or undefined. */
@@ -42,24 +60,65 @@ export async function findCapability(device: VfioDeviceClient, id: number): Prom
   return undefined;
 }
 
-/** The chain of capabilities; a chain that loops or leaves config space is cut after as many as there can be. */
+/** As many capabilities as there is room for behind the header. */
+export const MAX_CAPABILITIES = 48;
+
+/** The chain of capabilities; a chain that loops or leaves config space is cut after one more than there can be. */
 export async function capabilities(device: VfioDeviceClient): Promise<{ id: number; offset: number }[]> {
   const found: { id: number; offset: number }[] = [];
-  if (((await readConfig(device, 0x06, 2)) & 0x10) === 0) return found;
-  for (let at = (await readConfig(device, 0x34, 1)) & ~3; at >= 0x40 && found.length <= 48; ) {
+  if (((await readConfig(device, PCI_STATUS, 2)) & PCI_STATUS_CAP_LIST) === 0) return found;
+  let at = (await readConfig(device, PCI_CAPABILITY_LIST, 1)) & ~3;
+  while (at !== 0 && found.length <= MAX_CAPABILITIES) {
     found.push({ id: await readConfig(device, at, 1), offset: at });
     at = (await readConfig(device, at + 1, 1)) & ~3;
   }
   return found;
 }
 
-/** BAR 0 to 5 that the device has, with its kind as config space shows it. */
-export async function bars(device: VfioDeviceClient): Promise<{ index: number; size: number; io: boolean }[]> {
-  const found: { index: number; size: number; io: boolean }[] = [];
+/** As many extended capabilities as there is room for. */
+export const MAX_EXTENDED = (4096 - 256) / 4;
+
+/** The chain of extended capabilities, cut like {@link capabilities}; empty in a config space of 256 bytes. */
+export async function extendedCapabilities(device: VfioDeviceClient): Promise<{ id: number; offset: number }[]> {
+  const found: { id: number; offset: number }[] = [];
+  const { size } = await device.getRegionInfo(VFIO_PCI_CONFIG_REGION_INDEX);
+  for (let at = 0x100; at !== 0 && size > 0x100 && found.length <= MAX_EXTENDED; ) {
+    const header = await readConfig(device, at, 4);
+    if (header === 0) break;
+    found.push({ id: header & 0xffff, offset: at });
+    at = (header >>> 20) & ~3;
+  }
+  return found;
+}
+
+/** A BAR as config space shows it. */
+export interface Bar {
+  readonly index: number;
+  readonly size: number;
+  readonly io: boolean;
+  readonly is64Bit: boolean;
+}
+
+/** BARs 0 to 5 that the device has. */
+export async function bars(device: VfioDeviceClient): Promise<Bar[]> {
+  const found: Bar[] = [];
   for (let index = 0; index < 6; index++) {
     const { size } = await device.getRegionInfo(index);
     if (size === 0) continue;
-    found.push({ index, size, io: ((await readConfig(device, 0x10 + 4 * index, 4)) & 1) !== 0 });
+    const register = await readConfig(device, PCI_BASE_ADDRESS_0 + 4 * index, 4);
+    const io = (register & 1) !== 0;
+    found.push({ index, size, io, is64Bit: !io && (register & 6) === 4 });
   }
   return found;
+}
+
+/** The errno of a call that may be refused; undefined where it was not. */
+export async function refusal(call: Promise<unknown>): Promise<string | undefined> {
+  try {
+    await call;
+    return undefined;
+  } catch (error) {
+    if (isVfioError(error)) return error.errno ?? 'no errno';
+    throw error;
+  }
 }

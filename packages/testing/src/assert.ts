@@ -1,5 +1,19 @@
 import { isVfioError } from '@vfio/core';
 
+/** Thrown, as no error, by a rule that finds nothing to which it applies. */
+export class NotApplicable {
+  readonly reason: string;
+
+  constructor(reason: string) {
+    this.reason = reason;
+  }
+}
+
+/** Ends a case that cannot say anything about this device. */
+export function notApplicable(reason: string): never {
+  throw new NotApplicable(reason);
+}
+
 /** Fails a case with a sentence. */
 export function check(condition: boolean, message: string): asserts condition {
   if (!condition) throw new Error(message);

@@ -8,6 +8,22 @@ export interface ContractSubject {
   close(): Promise<void>;
 }
 
+/** A device that is let go of by closing it. */
+export function subject(device: VfioDeviceClient): ContractSubject {
+  return { device, close: () => device.close() };
+}
+
+/** How to see a device's DMA: what no rule can know of a device that it has never met. */
+export interface DeviceDma {
+  /** Maps zeroed memory for the device, and gives the bytes. */
+  map(device: VfioDeviceClient, iova: bigint, size: number): Promise<Uint8Array>;
+  /**
+   * Has the device write `length` bytes, none of them 0, from an address on. Done when the device has, or has given up.
+   * Bus mastering is on, unless a rule has turned it off.
+   */
+  write(device: VfioDeviceClient, iova: bigint, length: number): Promise<void>;
+}
+
 /** What the suite is told of a driver on one base. */
 export interface ContractOptions {
   /** Appears in the names of the cases: `nvme-vfio-pci on an emulated function, through a socket`. */
@@ -16,6 +32,8 @@ export interface ContractOptions {
   open(): Promise<ContractSubject>;
   /** The driver and a function that it is for; without them nothing is said about matching. */
   readonly driver?: { readonly driver: PciDriver; readonly function: PciFunction };
+  /** Without it nothing is said about what DMA does to memory, nor about the pages that a dirty log shows. */
+  readonly dma?: DeviceDma;
   /** A count of handles (descriptors, mappings) that must be the same after a case as before. */
   readonly handles?: () => number;
   /** Cases that cannot be true here, by name, with the reason. */
@@ -30,11 +48,11 @@ export interface ContractCase {
   readonly name: string;
   /** Why it is not run; undefined: it is. */
   readonly skip: string | undefined;
-  /** Throws where the rule is broken. */
-  run(): Promise<void>;
+  /** Throws where the rule is broken. Gives a sentence where the device has nothing to which it applies. */
+  run(): Promise<string | undefined>;
 }
 
-/** A rule over an open device. Returns a sentence where the device has nothing to which the rule applies. */
+/** A rule over an open device. Calls `notApplicable` where the device has nothing to which it applies. */
 export type Rule = (device: VfioDeviceClient, options: ContractOptions) => Promise<void>;
 
 /** The rules of one group, by the sentence that states each. */

@@ -4,5 +4,5 @@
  *
  * @packageDocumentation
  */
-export type { ContractCase, ContractOptions, ContractSubject } from './contract.js';
-export { contractCases, describeVariantDriver, type Runner } from './suite.js';
+export { type ContractCase, type ContractOptions, type ContractSubject, type DeviceDma, subject } from './contract.js';
+export { type CaseContext, contractCases, describeVariantDriver, type Runner } from './suite.js';

@@ -1,6 +1,7 @@
-import { equal } from './assert.js';
+import { equal, NotApplicable } from './assert.js';
 import type { ContractCase, ContractOptions, Rule, RuleGroup } from './contract.js';
 import { configSpace } from './groups/config-space.js';
+import { dirtyLog } from './groups/dirty-log.js';
 import { dma } from './groups/dma.js';
 import { features } from './groups/features.js';
 import { identity } from './groups/identity.js';
@@ -9,7 +10,17 @@ import { lifecycle } from './groups/lifecycle.js';
 import { regions } from './groups/regions.js';
 import { reset } from './groups/reset.js';
 
-const GROUPS: readonly RuleGroup[] = [identity, lifecycle, regions, configSpace, interrupts, reset, dma, features];
+const GROUPS: readonly RuleGroup[] = [
+  identity,
+  lifecycle,
+  regions,
+  configSpace,
+  interrupts,
+  reset,
+  dma,
+  dirtyLog,
+  features,
+];
 
 /**
  * Every rule as a case that can be run: for any test runner, or none. Each case opens the device for itself and closes
@@ -31,21 +42,31 @@ export function contractCases(options: ContractOptions): ContractCase[] {
   return cases;
 }
 
-async function runRule(rule: Rule, options: ContractOptions): Promise<void> {
+async function runRule(rule: Rule, options: ContractOptions): Promise<string | undefined> {
   const before = options.handles?.();
   const subject = await options.open();
+  let reason: string | undefined;
   try {
     await rule(subject.device, options);
+  } catch (error) {
+    if (!(error instanceof NotApplicable)) throw error;
+    ({ reason } = error);
   } finally {
     await subject.close();
   }
   if (before !== undefined) equal(options.handles?.(), before, 'handles after the case');
+  return reason;
+}
+
+/** What a runner gives to a test that finds out that it has nothing to test. */
+export interface CaseContext {
+  skip(reason?: string): unknown;
 }
 
 /** The functions of a test runner that the suite needs: vitest's and node:test's fit. */
 export interface Runner {
   describe(name: string, body: () => void): unknown;
-  test(name: string, body: () => Promise<void>): unknown;
+  test(name: string, body: (context: CaseContext) => Promise<void>): unknown;
   /** Reports a case that is not run; its name carries the reason. */
   skip(name: string): unknown;
 }
@@ -57,8 +78,12 @@ export function describeVariantDriver(runner: Runner, options: ContractOptions):
     for (const group of new Set(cases.map((known) => known.group))) {
       runner.describe(group, () => {
         for (const { name, skip, run } of cases.filter((known) => known.group === group)) {
-          if (skip === undefined) runner.test(name, run);
-          else runner.skip(`${name} (skipped: ${skip})`);
+          if (skip !== undefined) runner.skip(`${name} (skipped: ${skip})`);
+          else
+            runner.test(name, async (context) => {
+              const reason = await run();
+              if (reason !== undefined) context.skip(reason);
+            });
         }
       });
     }

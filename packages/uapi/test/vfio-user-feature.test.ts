@@ -265,6 +265,19 @@ describe('is refused:', () => {
   });
 });
 
+describe('a command is not made of', () => {
+  test.each([
+    ['a SET of what can only be asked for', SET | 1, { flags: 1 }],
+    ['a GET of what can only be set', GET | 0, undefined],
+    ['a token that is missing', SET | 0, undefined],
+    ['a state that is missing', SET | 2, undefined],
+    ['ranges that are missing', SET | 6, null],
+    ['a report without a range', GET | 8, undefined],
+  ])('%s: EINVAL', (_what, flags, value) => {
+    expect(caught(() => u.encodeVfioUserFeatureCommand(flags, value, true))).toMatchObject({ errno: 'EINVAL' });
+  });
+});
+
 test('features that take or give descriptors do not go over a socket', () => {
   for (const index of [4, 10, 11, 13]) expect(u.vfioUserFeatureCodec(index)).toBeUndefined();
   for (const index of [0, 1, 2, 3, 5, 6, 7, 8, 9, 12]) expect(u.vfioUserFeatureCodec(index)).toBeDefined();

@@ -9,6 +9,7 @@ import {
   type DmaLoggingReport,
   type DmaLoggingStart,
 } from '../dma-logging.js';
+import { hex } from '../errors.js';
 import { checkFeature, checkFeatureFlags } from '../ioctl/feature.js';
 import { needBytes, readArray, reserved, type Struct, struct, u32, u64, viewOf, writeArray } from '../struct.js';
 import {
@@ -312,10 +313,23 @@ export function encodeVfioUserFeatureReply(
   );
 }
 
+/** Whether there is something to encode. @throws EINVAL */
+function checkValue(codec: VfioUserFeatureCodec, flags: number, value: unknown): void {
+  const feature = flags & VFIO_DEVICE_FEATURE_MASK;
+  if ((flags & (GET | SET) & ~codec.supported) !== 0) {
+    throw badPayload(COMMAND, `feature ${feature} has no such operation (flags ${hex(flags)})`);
+  }
+  const takesValue = codec === LOGGING_REPORT || ((flags & SET) !== 0 && codec.size > 0);
+  if (takesValue && (typeof value !== 'object' || value === null)) {
+    throw badPayload(COMMAND, `feature ${feature}: its value is missing`);
+  }
+}
+
 /**
  * The payload of a command.
  * @param flags Feature index, GET, SET and PROBE.
  * @param value As `FeatureValues` has it; bytes where the feature is not known.
+ * @throws VfioError EINVAL: an operation that the feature does not have, a value that is missing or does not fit.
  */
 export function encodeVfioUserFeatureCommand(flags: number, value: unknown, littleEndian: boolean): Uint8Array {
   const head = vfioDeviceFeature.size;
@@ -324,6 +338,7 @@ export function encodeVfioUserFeatureCommand(flags: number, value: unknown, litt
     return encodeVfioUserFeature({ argsz: head, flags, data: EMPTY }, littleEndian);
   }
   const codec = CODECS.get(flags & VFIO_DEVICE_FEATURE_MASK);
+  if (codec !== undefined) checkValue(codec, flags, value);
   const data = codec?.encodeCommand(value, isGet, littleEndian) ?? (value instanceof Uint8Array ? value : EMPTY);
   const replySize = codec?.replySize(value) ?? data.length;
   return encodeVfioUserFeature({ argsz: head + Math.max(replySize, data.length), flags, data }, littleEndian);

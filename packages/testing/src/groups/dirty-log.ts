@@ -1,0 +1,137 @@
+import type { VfioDeviceClient } from '@vfio/core';
+import {
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
+  VFIO_DEVICE_FEATURE_GET,
+  VFIO_DEVICE_FEATURE_PROBE,
+  VFIO_DEVICE_FEATURE_SET,
+} from '@vfio/uapi';
+import { busMaster, decode, refusal } from '../access.js';
+import { equal, fails, notApplicable } from '../assert.js';
+import type { Rule, RuleGroup } from '../contract.js';
+
+const PAGE = 4096n;
+const IOVA = 0x10000n;
+const PAGES = 8n;
+const RANGE = { iova: IOVA, length: PAGES * PAGE };
+/** A bit for each page of {@link RANGE}, in whole 64-bit words. */
+const BITMAP_SIZE = 8;
+/** Ranges that one call may name: as many as fit into a page (linux/vfio.h, a range has 16 bytes). */
+const MAX_RANGES = 256;
+const TOP = 2n ** 64n;
+
+const START = VFIO_DEVICE_FEATURE_DMA_LOGGING_START | VFIO_DEVICE_FEATURE_SET;
+const STOP = VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP | VFIO_DEVICE_FEATURE_SET;
+const REPORT = VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT | VFIO_DEVICE_FEATURE_GET;
+
+type Range = typeof RANGE;
+
+const startLog = (device: VfioDeviceClient, ranges: readonly Range[] = [RANGE], pageSize = PAGE) =>
+  device.deviceFeature({ flags: START, value: { pageSize, ranges } });
+
+const stopLog = (device: VfioDeviceClient) => device.deviceFeature({ flags: STOP });
+
+const report = (device: VfioDeviceClient, bitmap: Uint8Array, more: Partial<Range & { pageSize: bigint }> = {}) =>
+  device.deviceFeature({ flags: REPORT, value: { ...RANGE, pageSize: PAGE, bitmap, ...more } });
+
+/** Numbers of the pages that are dirty, after which they count as clean. */
+async function dirtyPages(device: VfioDeviceClient): Promise<string> {
+  const bitmap = new Uint8Array(BITMAP_SIZE);
+  await report(device, bitmap);
+  const bits = new DataView(bitmap.buffer).getBigUint64(0, new Uint8Array(Uint16Array.of(1).buffer)[0] === 1);
+  const pages: number[] = [];
+  for (let page = 0; page < 64; page++) if ((bits & (1n << BigInt(page))) !== 0n) pages.push(page);
+  return pages.join(' ');
+}
+
+/** A rule of devices that log. */
+const whereLogged =
+  (rule: Rule): Rule =>
+  async (device, options) => {
+    const flags = START | VFIO_DEVICE_FEATURE_PROBE;
+    if ((await refusal(device.deviceFeature({ flags }))) !== undefined)
+      notApplicable('the device does not log its DMA');
+    await rule(device, options);
+  };
+
+export const dirtyLog: RuleGroup = {
+  group: 'dirty log',
+  rules: {
+    'what cannot be logged is refused': whereLogged(async (device) => {
+      const many = Array.from({ length: MAX_RANGES + 1 }, (_, n) => ({ iova: IOVA + BigInt(n) * PAGE, length: PAGE }));
+      for (const [ranges, errno, what] of [
+        [[], 'EINVAL', 'no range'],
+        [many, 'E2BIG', 'more ranges than fit'],
+        [[{ iova: IOVA + 1n, length: PAGE }], 'EINVAL', 'a range that does not start at a page'],
+        [[{ iova: IOVA, length: PAGE + 1n }], 'EINVAL', 'a range that does not end at a page'],
+        [[{ iova: TOP - PAGE, length: 2n * PAGE }], 'EOVERFLOW', 'a range that wraps'],
+        [[RANGE, { iova: IOVA + PAGE, length: PAGE }], 'EINVAL', 'ranges that overlap'],
+      ] as const)
+        await fails(() => startLog(device, ranges), errno, `logging ${what}`);
+      await fails(() => report(device, new Uint8Array(BITMAP_SIZE)), 'EINVAL', 'a report after refused starts');
+    }),
+    'a second start is refused with EINVAL; stopping twice is not': whereLogged(async (device) => {
+      await startLog(device);
+      await fails(() => startLog(device), 'EINVAL', 'a second start');
+      await stopLog(device);
+      await stopLog(device);
+      await startLog(device);
+      await stopLog(device);
+    }),
+    'a report that cannot be is refused': whereLogged(async (device) => {
+      const bitmap = new Uint8Array(BITMAP_SIZE);
+      await fails(() => report(device, bitmap), 'EINVAL', 'a report while nothing is logged');
+      await startLog(device);
+      await fails(() => report(device, bitmap, { pageSize: PAGE / 2n }), 'EINVAL', 'pages of 2 KiB');
+      await fails(() => report(device, bitmap, { pageSize: 3n * PAGE }), 'EINVAL', 'pages of 12 KiB');
+      await fails(
+        () => report(device, bitmap, { iova: TOP - PAGE, length: 2n * PAGE }),
+        'EOVERFLOW',
+        'a range that wraps',
+      );
+      await stopLog(device);
+      await fails(() => report(device, bitmap), 'EINVAL', 'a report after the stop');
+    }),
+    'a report sets bits and clears none; of untouched memory it sets none': whereLogged(async (device) => {
+      await startLog(device);
+      equal(await dirtyPages(device), '', 'dirty pages of untouched memory');
+      const bitmap = new Uint8Array(BITMAP_SIZE).fill(0x5a);
+      await report(device, bitmap);
+      equal(
+        bitmap.every((byte) => byte === 0x5a),
+        true,
+        'the bits of the caller are as they were',
+      );
+      await stopLog(device);
+    }),
+    'the pages that the device writes are dirty, all of them and no other, until they are reported': whereLogged(
+      async (device, { dma }) => {
+        if (dma === undefined) notApplicable('the suite was not told how to make the device write to memory');
+        await dma.map(device, IOVA, Number(RANGE.length));
+        await decode(device, true);
+        await busMaster(device, true);
+        await dma.write(device, IOVA, Number(PAGE));
+        await startLog(device);
+        // From the middle of page 2 to the middle of page 4.
+        await dma.write(device, IOVA + 2n * PAGE + PAGE / 2n, 2 * Number(PAGE));
+        equal(await dirtyPages(device), '2 3 4', 'dirty pages');
+        equal(await dirtyPages(device), '', 'dirty pages after they were reported');
+        await dma.write(device, IOVA + 7n * PAGE, 1);
+        equal(await dirtyPages(device), '7', 'dirty pages after another write');
+        await stopLog(device);
+      },
+    ),
+    'logging ends at close': whereLogged(async (device, { open }) => {
+      await startLog(device);
+      await device.close();
+      const next = await open();
+      try {
+        await fails(() => report(next.device, new Uint8Array(BITMAP_SIZE)), 'EINVAL', 'a report to the next user');
+        await startLog(next.device);
+      } finally {
+        await next.close();
+      }
+    }),
+  },
+};
