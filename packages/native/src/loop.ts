@@ -192,7 +192,7 @@ export class MessageLoop {
   }
 
   /**
-   * Puts a connected stream socket on the loop, which owns it from now on and makes it non-blocking.
+   * Puts a connected stream socket on the loop, which owns it from now on and never waits for it.
    * @throws ERR_VFIO_SYSCALL; the descriptor is then still the caller's
    */
   addSocket(fd: number, options: LoopSocketOptions = {}): LoopSocket {
@@ -248,7 +248,7 @@ export class MessageLoop {
     checked('loop', this.#native.remove(id, !keepFd), `source ${id}`);
   }
 
-  /** No more events of this source until {@link resume}; its last message stays valid. @throws ERR_VFIO_SYSCALL (ENOENT) */
+  /** No more events of this source but POISONED until {@link resume}; its last message stays valid. @throws ERR_VFIO_SYSCALL (ENOENT) */
   pause(id: number): void {
     checked('loop', this.#native.pause(id), `source ${id}`);
   }
