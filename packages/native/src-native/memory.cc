@@ -34,6 +34,11 @@ size_t FilePageSize(int fd) {
   return static_cast<size_t>(system.f_bsize);
 }
 
+uint32_t MajorVersion(napi_env env) {
+  const napi_node_version* version = nullptr;
+  return napi_get_node_version(env, &version) == napi_ok ? version->major : UINT32_MAX;
+}
+
 }  // namespace
 
 size_t PageSize() {
@@ -86,7 +91,10 @@ napi_value Memory::ToArrayBuffer(napi_env env) {
 
 // The engine counts an ArrayBuffer's bytes as its own memory and collects garbage when they grow. These are another's, or
 // not there until they are touched: without this each gigabyte of a guest would cost a full collection.
+// Engines from Node 23 on end the process where the count would fall below zero, so there it stays as it is.
 void Memory::Charge(napi_env env, int sign) {
+  static const bool may_fall = MajorVersion(env) < 23;
+  if (!may_fall) return;
   int64_t total = 0;
   napi_adjust_external_memory(env, sign * static_cast<int64_t>(length_), &total);
 }
@@ -130,9 +138,13 @@ int Memory::Unmap(napi_env env) {
   if (base_ == nullptr) return 0;
   if (buffer_ != nullptr) {
     napi_value buffer = nullptr;
+    bool detached = false;
     napi_get_reference_value(env, buffer_, &buffer);
-    // Null: collected already, its finalizer is only to come.
-    if (buffer != nullptr && napi_detach_arraybuffer(env, buffer) != napi_ok) return -EBUSY;
+    // Collected: Finalize comes when nothing holds the bytes any more.
+    if (buffer == nullptr) return 0;
+    // By ArrayBuffer.transfer(): the bytes have another owner, out of reach, and live until that is collected.
+    if (napi_is_detached_arraybuffer(env, buffer, &detached) != napi_ok || detached) return -EBUSY;
+    if (napi_detach_arraybuffer(env, buffer) != napi_ok) return -EBUSY;
   }
   UnmapNow();
   return 0;

@@ -30,7 +30,8 @@ class Memory {
   napi_value ToArrayBuffer(napi_env env);
   // The creator's reference ends. The bytes live on as long as the ArrayBuffer.
   void Release();
-  // Detaches the ArrayBuffer, so that no view reaches the bytes, then unmaps. Idempotent. 0 or -errno.
+  // Detaches the ArrayBuffer, so that no view reaches the bytes, then unmaps. Idempotent. 0, or -errno and the bytes live
+  // until the collector finds nobody who can reach them.
   int Unmap(napi_env env);
 
   uint8_t* data() const { return static_cast<uint8_t*>(base_); }

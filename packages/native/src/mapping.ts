@@ -1,5 +1,4 @@
 import { constants } from 'node:buffer';
-import { markAsUntransferable } from 'node:worker_threads';
 import { errnoError, hex } from '@vfio/uapi';
 import { type NativeMappingHandle, nativeBinding } from './binding.js';
 import { statFd } from './fd.js';
@@ -22,9 +21,9 @@ export const MADV_DONTDUMP = 16;
 
 /**
  * Memory mapped into this process as an ArrayBuffer. It lives until {@link unmap}, or until neither this object nor any
- * view of the buffer is reachable. The buffer cannot be transferred to another thread. If the file behind it is cut
- * (another process can do that to a memfd that is not sealed), an access does not kill the process: the lost pages read as
- * zero, and {@link poisonedPages} says so.
+ * view of the buffer is reachable. The buffer cannot be transferred to another thread: Node 20 copies it, newer versions
+ * refuse. If the file behind it is cut (another process can do that to a memfd that is not sealed), an access does not kill
+ * the process: the lost pages read as zero, and {@link poisonedPages} says so.
  */
 export class Mapping {
   /** Bytes that were asked for; unchanged by {@link unmap}. */
@@ -39,8 +38,6 @@ export class Mapping {
   constructor(handle: NativeMappingHandle, start = 0, length: number = handle.buffer.byteLength - start) {
     this.handle = handle;
     this.buffer = handle.buffer;
-    // Another thread would hold it beyond unmap(). Node 20 copies such a buffer, newer versions refuse to transfer it.
-    markAsUntransferable(this.buffer);
     this.length = length;
     this.bytes = new Uint8Array(this.buffer, start, length);
   }
@@ -69,7 +66,8 @@ export class Mapping {
     checked('madvise', nativeBinding().madvise(this.handle, offset, length, advice), `advice ${advice}`);
   }
 
-  /** Detaches the buffer, so that every view of it has length 0, then unmaps. Idempotent. */
+  /** Detaches the buffer, so that every view of it has length 0, then unmaps. Idempotent. @throws ERR_VFIO_SYSCALL (EBUSY:
+   * the program gave the bytes another owner with `ArrayBuffer.transfer()`; they live until that is collected) */
   unmap(): void {
     checked('munmap', nativeBinding().unmap(this.handle), `${hex(this.length)} bytes`);
   }

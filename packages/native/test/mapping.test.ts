@@ -215,6 +215,27 @@ describe('threads', () => {
     });
   });
 
+  // ArrayBuffer.transfer came with Node 21.
+  test.skipIf(!('transfer' in ArrayBuffer.prototype))(
+    'share no mapping that was given another owner here: it lives as long as that',
+    async () => {
+      const before = mappingCount();
+      const transferred = (map: Mapping) => (map.buffer as unknown as { transfer(): ArrayBuffer }).transfer();
+      let other: ArrayBuffer | undefined = withMapping((map) => {
+        map.bytes[PAGE] = 7;
+        const buffer = transferred(map);
+        expect(map.bytes.length).toBe(0);
+        for (let n = 0; n < 2; n++) expect(() => map.unmap()).toThrow(expect.objectContaining({ errno: 'EBUSY' }));
+        return buffer;
+      });
+      await collect();
+      expect(new Uint8Array(other)[PAGE]).toBe(7);
+      expect(mappingCount()).toBe(before + 1);
+      other = undefined;
+      expect(await collectUntil(() => mappingCount() === before)).toBe(true);
+    },
+  );
+
   test('that end take their mappings with them', async () => {
     const before = mappingCount();
     const memfds = countFds('memfd:worker');
