@@ -50,11 +50,20 @@ export async function stampOf(path: string): Promise<FileStamp> {
   }
 }
 
-/** Where caches of this kind belong: `$XDG_CACHE_HOME/vfio` or `~/.cache/vfio`. */
-export function defaultCacheDirectory(env: Readonly<Record<string, string | undefined>> = process.env): string {
+/** Where caches of this kind belong: `$XDG_CACHE_HOME/vfio` or `~/.cache/vfio`; undefined for a user without a home. */
+export function defaultCacheDirectory(
+  env: Readonly<Record<string, string | undefined>> = process.env,
+  home: () => string = homedir,
+): string | undefined {
   const base = env['XDG_CACHE_HOME'];
   // The specification: a relative path is to be ignored.
-  return join(base?.startsWith('/') ? base : join(homedir(), '.cache'), 'vfio');
+  if (base?.startsWith('/')) return join(base, 'vfio');
+  try {
+    return join(home(), '.cache/vfio');
+  } catch {
+    // A number without an entry in passwd, as containers run under.
+    return undefined;
+  }
 }
 
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');

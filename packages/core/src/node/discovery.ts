@@ -154,7 +154,7 @@ export async function discoverDrivers(options: DiscoverOptions = {}): Promise<In
     cli: options.cli === undefined ? undefined : path(options.cli),
   });
   const packageFiles = search.directories.map((directory) => join(directory, 'package.json'));
-  const root = options.cacheDirectory ?? defaultCacheDirectory();
+  const root = options.cacheDirectory ?? defaultCacheDirectory() ?? false;
   const cache = root === false ? undefined : new AliasCache(root, search.directories);
   // A package.json that could not be read hides what it depends on: not a state to be kept.
   const kept = search.broken.length > 0 ? undefined : await cache?.read(packageFiles);

@@ -3,7 +3,7 @@
  *
  * @packageDocumentation
  */
-export { defaultCacheDirectory, type InstalledDriver, type PackageProblem } from './alias-cache.js';
+export type { InstalledDriver, PackageProblem } from './alias-cache.js';
 export { type BuildAliasOptions, type BuiltAliasFile, buildAliasFiles } from './build-alias.js';
 export { type DiscoverOptions, discoverDrivers, InstalledDrivers, type UnusedPackage } from './discovery.js';
 export {

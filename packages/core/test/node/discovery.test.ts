@@ -5,6 +5,7 @@ import { pathToFileURL } from 'node:url';
 import { PciBus } from '@vfio/core';
 import { type DiscoverOptions, discoverDrivers, type InstalledDrivers } from '@vfio/core/node';
 import { beforeEach, describe, expect, test } from 'vitest';
+import { defaultCacheDirectory } from '../../src/node/alias-cache.js';
 import { FakeHost } from '../pci/fake-host.js';
 import {
   ALIASES,
@@ -564,6 +565,17 @@ describe('the cache', () => {
     const found = await cached(root, cache);
     expect(found.fromCache).toBe(false);
     expect(found.best(fn())?.driver).toBe('mlx5_vfio_pci');
+  });
+
+  test('belongs where XDG_CACHE_HOME says, else into the home, else nowhere', () => {
+    const home = (): string => '/home/me';
+    expect(defaultCacheDirectory({ XDG_CACHE_HOME: '/var/cache' }, home)).toBe('/var/cache/vfio');
+    expect(defaultCacheDirectory({ XDG_CACHE_HOME: 'relative' }, home)).toBe('/home/me/.cache/vfio');
+    expect(defaultCacheDirectory({}, home)).toBe('/home/me/.cache/vfio');
+    const homeless = (): string => {
+      throw new Error('no entry');
+    };
+    expect(defaultCacheDirectory({}, homeless)).toBeUndefined();
   });
 
   test('where it cannot be written, everything works without it', async () => {
