@@ -1,6 +1,8 @@
 import { defineConfig } from 'vitest/config';
 import { base } from '../../vitest.config.base.ts';
 
+const scale = Number(process.env['VFIO_E2E_TIME_SCALE'] || 1);
+
 export default defineConfig({
   ...base,
   test: {
@@ -9,7 +11,7 @@ export default defineConfig({
     globalSetup: ['src/global-setup.ts'],
     // A guest takes two cores.
     fileParallelism: false,
-    testTimeout: 180_000,
-    hookTimeout: 300_000,
+    testTimeout: 180_000 * scale,
+    hookTimeout: 300_000 * scale,
   },
 });
