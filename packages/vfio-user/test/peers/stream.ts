@@ -46,22 +46,21 @@ export class PeerStream {
     }
   }
 
-  /** Whether something waits to be read; nothing is taken. */
-  async isSilent(ms: number): Promise<boolean> {
-    const until = Date.now() + ms;
-    while (Date.now() < until) {
-      const got = recvMessage(this.#fd, new Uint8Array(1), 0, 1, new Int32Array(1));
-      if (got !== undefined) return false;
-      await turn();
-    }
-    return true;
-  }
-
   /**
    * Exactly `length` bytes.
    * @throws PeerDied where they do not come, or the server closed
    */
   async read(length: number): Promise<Read> {
+    const until = Date.now() + this.#patienceMs;
+    for (;;) {
+      const read = await this.tryRead(length);
+      if (read !== undefined) return read;
+      if (Date.now() > until) throw new PeerDied(`waits for ever: 0 of ${length} bytes came`);
+    }
+  }
+
+  /** {@link read}, where at least one of the bytes is there already; else others get a turn. */
+  async tryRead(length: number): Promise<Read | undefined> {
     const data = Buffer.alloc(length);
     const fds: number[] = [];
     const room = new Int32Array(253);
@@ -70,8 +69,9 @@ export class PeerStream {
     for (let done = 0; done < length; ) {
       const got = recvMessage(this.#fd, data, done, length - done, room);
       if (got === undefined) {
-        if (Date.now() > until) throw new PeerDied(`waits for ever: ${done} of ${length} bytes came`);
         await turn();
+        if (done === 0) return undefined;
+        if (Date.now() > until) throw new PeerDied(`waits for ever: ${done} of ${length} bytes came`);
         continue;
       }
       if (got.bytes === 0) throw new PeerDied('the server closed the connection');
