@@ -23,7 +23,7 @@ async function ids(path: string): Promise<string> {
   return `${view.getUint16(0, true).toString(16)}:${view.getUint16(2, true).toString(16)}`;
 }
 
-test('serves until SIGTERM: events as the schema says, sockets gone at the end, exit code 0', async () => {
+test('[vfio-user 7.31] serves until SIGTERM: events as the schema says, sockets gone at the end, exit code 0', async () => {
   const path = join(place(), 'nvme');
   const server = new Serving(['01:00.0', '--socket-path', path]);
   const ready = await server.next('ready');
@@ -46,16 +46,19 @@ test('serves until SIGTERM: events as the schema says, sockets gone at the end, 
   expect(server.events[2]).toMatchObject({ peer: 'other', pid: process.pid });
 });
 
-test.each(['SIGINT', 'SIGTERM'] as const)('%s ends it in order while a client is attached', async (signal) => {
-  const path = join(place(), 'edu');
-  const server = new Serving(['00:02.0', '--socket-path', path]);
-  await server.next('ready');
-  await using _client = await VfioUserClient.connect(path);
-  await server.next('attached');
-  expect(await server.end(signal)).toBe(0);
-  expect(server.events.at(-1)).toMatchObject({ type: 'detached' });
-  expect(existsSync(path)).toBe(false);
-});
+test.each(['SIGINT', 'SIGTERM'] as const)(
+  '[vfio-user 7.31] %s ends it in order while a client is attached',
+  async (signal) => {
+    const path = join(place(), 'edu');
+    const server = new Serving(['00:02.0', '--socket-path', path]);
+    await server.next('ready');
+    await using _client = await VfioUserClient.connect(path);
+    await server.next('attached');
+    expect(await server.end(signal)).toBe(0);
+    expect(server.events.at(-1)).toMatchObject({ type: 'detached' });
+    expect(existsSync(path)).toBe(false);
+  },
+);
 
 test('two functions in two threads: each has its socket and driver, and one client does not keep the other', async () => {
   const [a, b] = [join(place(), 'a'), join(place(), 'b')];
@@ -113,7 +116,7 @@ test('a reader of its events that goes away ends it in order', async () => {
   expect(existsSync(path)).toBe(false);
 });
 
-test('--fd takes over a socket that was inherited', async () => {
+test('[vfio-user 7.31] --fd takes over a socket that was inherited', async () => {
   const path = join(place(), 'inherited');
   const fd = listenUnix(path);
   const server = new Serving(['00:02.0', '--fd', '3'], { stdio: ['ignore', 'pipe', 'pipe', fd] });

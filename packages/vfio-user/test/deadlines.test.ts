@@ -18,7 +18,7 @@ function stuck() {
   return { over, device: new FakeDevice({ reset: () => over.promise }) };
 }
 
-test('[7.23] an operation that does not end is answered EBUSY at its deadline; the late result is never sent', async () => {
+test('[vfio-user 7.23] an operation that does not end is answered EBUSY at its deadline; the late result is never sent', async () => {
   const { over, device } = stuck();
   const { attached, warnings } = await serve(device, { deadlineMs: 40 });
   const client = await attached();
@@ -31,7 +31,7 @@ test('[7.23] an operation that does not end is answered EBUSY at its deadline; t
   expect((await client.receive()).id).toBe(2);
 });
 
-test('[7.23] the operation runs on, and its outcome is read by a GET', async () => {
+test('[vfio-user 7.23] the operation runs on, and its outcome is read by a GET', async () => {
   const over = deferred();
   let state = 2;
   const device = new FakeDevice({
@@ -54,7 +54,7 @@ test('[7.23] the operation runs on, and its outcome is read by a GET', async () 
   expect(reply.payload.readUInt32LE(8)).toBe(1);
 });
 
-test('[7.23] an operation that fails after its deadline is not answered twice', async () => {
+test('[vfio-user 7.23] an operation that fails after its deadline is not answered twice', async () => {
   const { over, device } = stuck();
   const { attached } = await serve(device, { deadlineMs: 30 });
   const client = await attached();
@@ -78,7 +78,7 @@ test('what waits behind an operation is carried out in its order', async () => {
   expect([replies[2]?.payload[16], replies[3]?.payload[16]]).toEqual([7, 8]);
 });
 
-test('[7.23] requests behind one that hangs are answered in time too, in their order', async () => {
+test('[vfio-user 7.23] requests behind one that hangs are answered in time too, in their order', async () => {
   const { over, device } = stuck();
   const { attached } = await serve(device, { deadlineMs: 40 });
   const client = await attached();
@@ -89,7 +89,7 @@ test('[7.23] requests behind one that hangs are answered in time too, in their o
   expect((await client.receive()).id).toBe(5);
 });
 
-test('[7.23] a write that was answered EBUSY still happens, in its place; a posted one too', async () => {
+test('[vfio-user 7.23] a write that was answered EBUSY still happens, in its place; a posted one too', async () => {
   const { over, device } = stuck();
   const { attached } = await serve(device, { deadlineMs: 30 });
   const client = await attached();
@@ -102,7 +102,7 @@ test('[7.23] a write that was answered EBUSY still happens, in its place; a post
   expect([...reply.payload.subarray(16, 18)]).toEqual([7, 8]);
 });
 
-test('[7.23] accesses to a device that is known to hang are answered at once: the guest’s CPU stands still meanwhile', async () => {
+test('[vfio-user 7.23] accesses to a device that is known to hang are answered at once: the guest’s CPU stands still meanwhile', async () => {
   const { over, device } = stuck();
   const { attached } = await serve(device, { deadlineMs: 200 });
   const client = await attached();
@@ -118,7 +118,7 @@ test('[7.23] accesses to a device that is known to hang are answered at once: th
   over.resolve();
 });
 
-test('[7.23] a guest that polls a device which hangs is answered for ever: its reads do not fill the queue', async () => {
+test('[vfio-user 7.23] a guest that polls a device which hangs is answered for ever: its reads do not fill the queue', async () => {
   const { over, device } = stuck();
   const { attached, warnings } = await serve(device, { deadlineMs: 30 });
   const client = await attached();
@@ -152,7 +152,7 @@ test('a client that posts without end behind an operation is not read from; ever
   expect(device.calls).toHaveLength(1 + posts);
 });
 
-test('descriptors that wait behind an operation are bounded: then the client is not read from', async () => {
+test('[vfio-user 7.30] descriptors that wait behind an operation are bounded: then the client is not read from', async () => {
   const { eventfd, openFds } = await import('./helpers/serve.js');
   const { over, device } = stuck();
   const { attached } = await serve(device);
@@ -171,7 +171,7 @@ test('descriptors that wait behind an operation are bounded: then the client is 
   await sending;
 });
 
-test('[7.23] a device that does not open in time: the client hears EBUSY, is left, and the next one attaches', async () => {
+test('[vfio-user 7.23] a device that does not open in time: the client hears EBUSY, is left, and the next one attaches', async () => {
   const opening = deferred();
   let opens = 0;
   const device = new FakeDevice({ open: () => (opens++ === 0 ? opening.promise : Promise.resolve()) });
@@ -186,7 +186,7 @@ test('[7.23] a device that does not open in time: the client hears EBUSY, is lef
   await attached();
 });
 
-test('[7.23] the watchdog names the operation that blocks the thread, wherever it runs', async () => {
+test('[vfio-user 7.23] the watchdog names the operation that blocks the thread, wherever it runs', async () => {
   const block = (ms: number) => {
     const end = performance.now() + ms;
     while (performance.now() < end);
@@ -214,7 +214,7 @@ test('[7.23] the watchdog names the operation that blocks the thread, wherever i
   expect(warnings[1]).toMatch(/REGION_READ of region 0, offset 0x40 blocked/);
 });
 
-test('[7.23] an operation that outlives its client is named, and the next client waits for it', async () => {
+test('[vfio-user 7.23] an operation that outlives its client is named, and the next client waits for it', async () => {
   const { over, device } = stuck();
   const { attached, raw, warnings, idle } = await serve(device);
   const client = await attached();

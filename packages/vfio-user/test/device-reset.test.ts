@@ -31,7 +31,7 @@ test('what is written behind a reset that goes on is written after it', async ()
   expect((await client.ok(9, bytes(u64(0), u32(0, 1))))[16]).toBe(7);
 });
 
-test('[7.20] a reset is carried out although the device does not offer it: clients exist that take the flag for its opposite', async () => {
+test('[vfio-user 7.20] a reset is carried out although the device does not offer it: clients exist that take the flag for its opposite', async () => {
   const device = new FakeDevice({ flags: 2 });
   const { attached } = await serve(device);
   const client = await attached();
@@ -40,7 +40,7 @@ test('[7.20] a reset is carried out although the device does not offer it: clien
   expect(device.calls).toEqual(['reset']);
 });
 
-test('[7.20] eventfds stay armed over a reset: QEMU sends only INTx again', async () => {
+test('[vfio-user 7.20] eventfds stay armed over a reset: QEMU sends only INTx again', async () => {
   const { device } = await makeEdu({}, { express: true });
   const { attached } = await serve(device);
   const client = await attached();

@@ -54,7 +54,7 @@ test('the descriptor is not kept: the mapping lives without it', async () => {
   expect(device.maps.get(0x10000n)?.memory?.bytes[0]).toBe(0);
 });
 
-test('without a descriptor the memory is reached by messages', async () => {
+test('[vfio-user 7.9] without a descriptor the memory is reached by messages', async () => {
   const device = new FakeDevice();
   const { attached } = await serve(device);
   const client = await attached();
@@ -98,7 +98,7 @@ test.each([
   ['an offset inside a page', map({ offset: 0x800 })],
   ['neither READ nor WRITE', map({ flags: 0 })],
   ['an unknown flag', map({ flags: RW | 0x20 })],
-])('with a descriptor: %s is EINVAL, and it is closed', async (_name, payload) => {
+])('[vfio-user 7.12] with a descriptor: %s is EINVAL, and it is closed', async (_name, payload) => {
   const { attached } = await serve((await makeEdu()).device);
   const client = await attached();
   const { fd } = guestMemory(0x2000);
@@ -108,7 +108,7 @@ test.each([
   await client.ok(2, map(), [fd]);
 });
 
-test('a region that ends with the address space is one', async () => {
+test('[vfio-user 7.13] a region that ends with the address space is one', async () => {
   const { attached } = await serve((await makeEdu()).device);
   const client = await attached();
   await client.ok(2, map({ iova: (1n << 64n) - 4096n }));
@@ -236,7 +236,7 @@ test('FILE_IO behind the end of the file fails that DMA, and nothing else', asyn
   await remote!.read(0x10ff0, new Uint8Array(16));
 });
 
-test('a limit on the number of maps: ENOSPC, and there is room again after an unmap', async () => {
+test('[vfio-user 7.30] a limit on the number of maps: ENOSPC, and there is room again after an unmap', async () => {
   const { attached } = await serve((await makeEdu()).device, { maxDmaMaps: 3 });
   const client = await attached();
   for (const iova of [0, 0x1000, 0x2000]) await client.ok(2, map({ iova }));
@@ -254,7 +254,7 @@ test('the client’s own limit holds where it is lower', async () => {
   expect(await client.fails(2, map({ iova: 0x20000 }))).toBe(ERRNO.ENOSPC);
 });
 
-test('maps that keep a descriptor are few, and an unmap gives it back', async () => {
+test('[vfio-user 7.30] maps that keep a descriptor are few, and an unmap gives it back', async () => {
   const { attached } = await serve((await makeEdu()).device);
   const client = await attached();
   const { fd } = guestMemory(0x1000);
@@ -276,7 +276,7 @@ function table(device: FakeDevice, options: { maxPart?: number; maxMappedBytes?:
   return new ClientMemory({ device, maxMaps: 10, remote, ...options });
 }
 
-test('address space is bounded: ENOSPC for a client with huge files, and there is room again after an unmap', () => {
+test('[vfio-user 7.30] address space is bounded: ENOSPC for a client with huge files, and there is room again after an unmap', () => {
   const memory = table(new FakeDevice(), { maxMappedBytes: 0x4000n });
   const { fd } = guestMemory(0x10000);
   const add = (iova: bigint, size: bigint) => memory.map({ flags: RW, offset: 0n, iova, size }, dupFd(fd));

@@ -14,7 +14,7 @@ const map = (iova: number | bigint, size: number | bigint = 0x1000, flags = 3) =
 const unmap = (iova: number | bigint, size: number | bigint = 0x1000, flags = 0, argsz = 24) =>
   bytes(u32(argsz, flags), u64(iova, size));
 
-test('the reply carries the 24 bytes of the request', async () => {
+test('[vfio-user 7.10] the reply carries the 24 bytes of the request', async () => {
   const { attached } = await serve((await makeEdu()).device);
   const client = await attached();
   await client.ok(2, map(0x10000, 0x2000));
@@ -74,7 +74,7 @@ test('ALL takes everything, also where there is nothing', async () => {
   expect(device.maps.size).toBe(0);
 });
 
-test('the memory is gone before the reply: a buffer over it is empty', async () => {
+test('[vfio-user 7.11] the memory is gone before the reply: a buffer over it is empty', async () => {
   const device = new FakeDevice();
   const { attached } = await serve(device);
   const client = await attached();
@@ -86,7 +86,7 @@ test('the memory is gone before the reply: a buffer over it is empty', async () 
   expect(seen).toHaveLength(0);
 });
 
-test('while the device uses the memory the reply waits, and what comes after it too', async () => {
+test('[vfio-user 7.11] while the device uses the memory the reply waits, and what comes after it too', async () => {
   const inUse = deferred();
   const device = new FakeDevice({ dmaUnmap: () => inUse.promise });
   const { attached } = await serve(device);
@@ -148,7 +148,7 @@ test('an error of the device is the reply, and other maps stand', async () => {
   expect([...device.maps.keys()]).toEqual([0x10000n]);
 });
 
-test('a DMA in the middle of which the map goes fails, and the process lives', async () => {
+test('[vfio-user 7.11] a DMA in the middle of which the map goes fails, and the process lives', async () => {
   const { device } = await makeEdu();
   const { attached } = await serve(device);
   const client = await attached({ max_msg_fds: 8 });

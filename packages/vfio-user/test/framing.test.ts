@@ -18,7 +18,7 @@ async function ids(client: RawClient, count: number): Promise<number[]> {
   return found;
 }
 
-test('[7.3] a conversation that is cut at any byte is the same conversation', async () => {
+test('[vfio-user 7.3] a conversation that is cut at any byte is the same conversation', async () => {
   const device = new FakeDevice();
   const { attached } = await serve(device);
   const client = await attached();
@@ -32,7 +32,7 @@ test('[7.3] a conversation that is cut at any byte is the same conversation', as
   expect(device.calls.filter((call) => call === 'reset')).toHaveLength(talk.length - 1);
 });
 
-test('[7.3] byte by byte', async () => {
+test('[vfio-user 7.3] byte by byte', async () => {
   const { attached } = await serve(new FakeDevice());
   const client = await attached();
   for (const byte of bytes(info(1), read(2), info(3))) {
@@ -50,7 +50,7 @@ test('hundreds of messages in one piece are answered in their order', async () =
   expect(await ids(client, 600)).toEqual(all.map((_, id) => id));
 });
 
-test('[7.1] descriptors belong to the message that they were sent with, however messages are received', async () => {
+test('[vfio-user 7.1] descriptors belong to the message that they were sent with, however messages are received', async () => {
   const device = new FakeDevice({ irqs: [1, 1, 16, 1, 1] });
   const { attached } = await serve(device);
   const client = await attached();
@@ -70,7 +70,7 @@ test('[7.1] descriptors belong to the message that they were sent with, however 
   }
 });
 
-test('[7.1] descriptors come with the first byte of a message that arrives in pieces', async () => {
+test('[vfio-user 7.1] descriptors come with the first byte of a message that arrives in pieces', async () => {
   const device = new FakeDevice();
   const { attached } = await serve(device);
   const client = await attached();
@@ -86,7 +86,7 @@ test('[7.1] descriptors come with the first byte of a message that arrives in pi
   }
 });
 
-test('[7.1] a descriptor in the middle of a batch is not given to its neighbours, which are refused nothing', async () => {
+test('[vfio-user 7.1] a descriptor in the middle of a batch is not given to its neighbours, which are refused nothing', async () => {
   const device = new FakeDevice();
   const { attached } = await serve(device);
   const client = await attached();
@@ -98,7 +98,7 @@ test('[7.1] a descriptor in the middle of a batch is not given to its neighbours
   expect(eventfdRead(fd)).toBe(1);
 });
 
-test('[7.2] received descriptors are closed on exec', async () => {
+test('[vfio-user 7.2] received descriptors are closed on exec', async () => {
   const device = new FakeDevice();
   const { attached } = await serve(device);
   const client = await attached();
@@ -109,7 +109,7 @@ test('[7.2] received descriptors are closed on exec', async () => {
   expect(Number.parseInt(flags ?? '0', 8) & 0o2000000).toBe(0o2000000);
 });
 
-test('[7.2] descriptors of a message that never becomes whole are closed with the connection', async () => {
+test('[vfio-user 7.2] descriptors of a message that never becomes whole are closed with the connection', async () => {
   const { attached, idle } = await serve(new FakeDevice());
   const client = await attached();
   const fd = eventfd();
@@ -122,7 +122,7 @@ test('[7.2] descriptors of a message that never becomes whole are closed with th
   expect(openFds()).toBe(before - 2);
 });
 
-test('[7.2] descriptors of messages that wait behind an operation are closed when the client goes', async () => {
+test('[vfio-user 7.2] descriptors of messages that wait behind an operation are closed when the client goes', async () => {
   const { deferred } = await import('./helpers/fake-device.js');
   const stuck = deferred();
   const { attached, idle } = await serve(new FakeDevice({ reset: () => stuck.promise }));
@@ -139,7 +139,7 @@ test('[7.2] descriptors of messages that wait behind an operation are closed whe
   expect(openFds()).toBe(before - 2);
 });
 
-test('[7.3] a reply header arrives whole, also where the socket was full and replies had to wait', async () => {
+test('[vfio-user 7.3] a reply header arrives whole, also where the socket was full and replies had to wait', async () => {
   const { attached } = await serve(
     new FakeDevice({ regions: [{ size: 1 << 20 }], read: (_r, _o, data) => data.length }),
   );
@@ -162,7 +162,7 @@ test('[7.3] a reply header arrives whole, also where the socket was full and rep
   }
 });
 
-test('[7.3] a reply of a mebibyte arrives whole through a small socket buffer', async () => {
+test('[vfio-user 7.3] a reply of a mebibyte arrives whole through a small socket buffer', async () => {
   const pattern = Uint8Array.from({ length: 1 << 20 }, (_, at) => at ^ (at >> 8));
   const device = new FakeDevice({
     regions: [{ size: 1 << 20 }],
@@ -179,7 +179,7 @@ test('[7.3] a reply of a mebibyte arrives whole through a small socket buffer', 
   expect(Buffer.compare(reply.payload.subarray(16), pattern)).toBe(0);
 });
 
-test('[7.4] after a size that cannot be, nothing of the stream is looked at any more', async () => {
+test('[vfio-user 7.4] after a size that cannot be, nothing of the stream is looked at any more', async () => {
   const device = new FakeDevice();
   const { attached } = await serve(device);
   const client = await attached();
@@ -190,14 +190,17 @@ test('[7.4] after a size that cannot be, nothing of the stream is looked at any 
   expect(device.calls).toEqual([]);
 });
 
-test.each([0, 1, 15, 0xffffffff, 0x80000000])('[7.4] a size of %i ends the connection with EINVAL', async (size) => {
-  const { attached, idle } = await serve(new FakeDevice());
-  const client = await attached();
-  await client.send(bytes(u16(9, 9), u32(size, 0, 0)));
-  expect(await client.receive()).toMatchObject({ id: 9, flags: 0x21, errno: 22 });
-  await client.untilClosed();
-  await idle();
-});
+test.each([0, 1, 15, 0xffffffff, 0x80000000])(
+  '[vfio-user 7.4] a size of %i ends the connection with EINVAL',
+  async (size) => {
+    const { attached, idle } = await serve(new FakeDevice());
+    const client = await attached();
+    await client.send(bytes(u16(9, 9), u32(size, 0, 0)));
+    expect(await client.receive()).toMatchObject({ id: 9, flags: 0x21, errno: 22 });
+    await client.untilClosed();
+    await idle();
+  },
+);
 
 test('the largest message is taken, one byte more is not', async () => {
   const { attached } = await serve(new FakeDevice(), { maxDataXferSize: 1 << 20 });

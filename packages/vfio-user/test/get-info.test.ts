@@ -48,7 +48,7 @@ test.each([
   expect(await (await attached()).fails(7, payload)).toBe(22);
 });
 
-test('GET_REGION_IO_FDS answers that there are none', async () => {
+test('[vfio-user 7.28] GET_REGION_IO_FDS answers that there are none', async () => {
   const { attached } = await serve(new FakeDevice());
   const reply = await (await attached()).call(6, u32(16 + 48, 0, 2, 0));
   expect(reply.payload).toEqual(u32(16, 0, 2, 0));

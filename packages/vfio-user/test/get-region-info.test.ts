@@ -56,7 +56,7 @@ test('a request that brings its whole buffer along is fine', async () => {
   expect(await client.ok(5, bytes(ask(4064, 0), new Uint8Array(4064 - 32)))).toHaveLength(32);
 });
 
-test('a short buffer gets MMAP and the size it needs, no capabilities and no descriptor', async () => {
+test('[vfio-user 7.7] a short buffer gets MMAP and the size it needs, no capabilities and no descriptor', async () => {
   const fd = memfd();
   const { attached } = await serve(sparse([{ offset: 0x1000, size: 0x2000, fd, fdOffset: 0x1000 }]));
   const client = await attached();

@@ -61,13 +61,13 @@ async function edu(): Promise<{
   };
 }
 
-test('[7.17] INTx can be masked, and masks itself when it fires: its info says so', async () => {
+test('[vfio-user 7.17] INTx can be masked, and masks itself when it fires: its info says so', async () => {
   const { client } = await edu();
   const reply = await client.ok(7, u32(16, 0, INTX, 0));
   expect([reply.readUInt32LE(4), reply.readUInt32LE(12)]).toEqual([1 | 2 | 4, 1]);
 });
 
-test('[7.17] a line that stays high fires once; UNMASK by message fires it again while it is high', async () => {
+test('[vfio-user 7.17] a line that stays high fires once; UNMASK by message fires it again while it is high', async () => {
   const { client, raise, acknowledge } = await edu();
   const fd = eventfd();
   await client.ok(8, set(0x24, INTX, 0, 1), [fd]);
@@ -83,7 +83,7 @@ test('[7.17] a line that stays high fires once; UNMASK by message fires it again
   expect(eventfdRead(fd)).toBe(1);
 });
 
-test('[7.17] the resample eventfd of KVM unmasks: it fires again while the line is high', async () => {
+test('[vfio-user 7.17] the resample eventfd of KVM unmasks: it fires again while the line is high', async () => {
   const { client, raise, acknowledge } = await edu();
   const [fd, resample] = [eventfd(), eventfd()];
   await client.ok(8, set(0x24, INTX, 0, 1), [fd]);
@@ -100,19 +100,19 @@ test('[7.17] the resample eventfd of KVM unmasks: it fires again while the line 
   expect(eventfdRead(fd)).toBe(1);
 });
 
-test('[7.17] a device without a pin has no INTx', async () => {
+test('[vfio-user 7.17] a device without a pin has no INTx', async () => {
   const { client } = await signaller();
   expect((await client.ok(7, u32(16, 0, INTX, 0))).readUInt32LE(12)).toBe(0);
   expect(await client.fails(8, set(0x24, INTX, 0, 1), [eventfd()])).toBe(22);
 });
 
-test('[7.18] NORESIZE is not said of MSI-X: QEMU then arms vectors one by one', async () => {
+test('[vfio-user 7.18] NORESIZE is not said of MSI-X: QEMU then arms vectors one by one', async () => {
   const { client } = await signaller();
   const reply = await client.ok(7, u32(16, 0, MSIX, 0));
   expect([reply.readUInt32LE(4) & 8, reply.readUInt32LE(12)]).toEqual([0, 8]);
 });
 
-test('[7.18] MSI-X as QEMU arms it: a probe without descriptors, then vector by vector, chunked, taken away in ranges', async () => {
+test('[vfio-user 7.18] MSI-X as QEMU arms it: a probe without descriptors, then vector by vector, chunked, taken away in ranges', async () => {
   const { client, raise } = await signaller();
   const fds = Array.from({ length: 8 }, () => eventfd());
   const counts = () => fds.map((fd) => eventfdRead(fd));
@@ -129,7 +129,7 @@ test('[7.18] MSI-X as QEMU arms it: a probe without descriptors, then vector by 
   expect(counts()).toEqual([1, 0, 0, 0, 0, 1, 0, 0]);
 });
 
-test('[7.18] an armed vector takes another eventfd, as KVM’s masking does, and no event gets lost in between', async () => {
+test('[vfio-user 7.18] an armed vector takes another eventfd, as KVM’s masking does, and no event gets lost in between', async () => {
   const { client, raise } = await signaller();
   const [one, two] = [eventfd(), eventfd()];
   await client.ok(8, set(0x24, MSIX, 2, 1), [one]);
@@ -144,7 +144,7 @@ test('[7.18] an armed vector takes another eventfd, as KVM’s masking does, and
   expect([eventfdRead(one), eventfdRead(two)]).toEqual([1, 0]);
 });
 
-test('[7.18] what is raised between taking all vectors down and arming them again fires then', async () => {
+test('[vfio-user 7.18] what is raised between taking all vectors down and arming them again fires then', async () => {
   const { client, raise } = await signaller();
   const fds = Array.from({ length: 4 }, () => eventfd());
   await client.ok(8, set(0x24, MSIX, 0, 4), fds);

@@ -106,7 +106,7 @@ test('descriptors in a reply are closed', async () => {
   expect(openFds()).toBe(before);
 });
 
-test('[7.24] while the client awaits a command no DMA is asked for: it would be served only after the reply', async () => {
+test('[vfio-user 7.24] while the client awaits a command no DMA is asked for: it would be served only after the reply', async () => {
   const over = deferred();
   const { client, remote, device } = await mapped();
   const into = new Uint8Array(4);
@@ -127,7 +127,7 @@ test('[7.24] while the client awaits a command no DMA is asked for: it would be 
   expect(into[0]).toBe(5);
 });
 
-test('[7.24] DMA that an access asks for comes after the reply of that access', async () => {
+test('[vfio-user 7.24] DMA that an access asks for comes after the reply of that access', async () => {
   const { client, remote, device } = await mapped();
   let reading: Promise<void> | undefined;
   device.ops.write = (_region, _offset, data) => {
@@ -142,7 +142,7 @@ test('[7.24] DMA that an access asks for comes after the reply of that access', 
   await reading;
 });
 
-test('[7.24] inside a posted write DMA goes out at once', async () => {
+test('[vfio-user 7.24] inside a posted write DMA goes out at once', async () => {
   const { client, remote, device } = await mapped();
   const done = deferred<number>();
   device.ops.write = (_region, _offset, data) => {
@@ -156,7 +156,7 @@ test('[7.24] inside a posted write DMA goes out at once', async () => {
   expect(await done.promise).toBe(4);
 });
 
-test('[7.24] an operation that waits for DMA inside an awaited command is told why it hangs', async () => {
+test('[vfio-user 7.24] an operation that waits for DMA inside an awaited command is told why it hangs', async () => {
   const { client, remote, device, warnings } = await mapped({ deadlineMs: 40 });
   device.ops.reset = () => remote.read(0x10000, new Uint8Array(4));
   await client.send(message(1, 13));
@@ -169,7 +169,7 @@ test('[7.24] an operation that waits for DMA inside an awaited command is told w
   await client.ok(4, u32(16, 0, 0, 0));
 });
 
-test('[7.24] commands that come before the answer to a DMA are carried out, also an access to our own BAR', async () => {
+test('[vfio-user 7.24] commands that come before the answer to a DMA are carried out, also an access to our own BAR', async () => {
   const { device } = await makeEdu();
   const { attached } = await serve(device);
   const client = await attached({});
@@ -221,7 +221,7 @@ test('when the client goes, DMA under way and DMA that waits fail', async () => 
   await expect(remote.read(0x10000, new Uint8Array(1))).rejects.toMatchObject({ code: 'ERR_VFIO_DISCONNECTED' });
 });
 
-test('DMA above 2^53 keeps all bits of its address', async () => {
+test('[vfio-user 7.13] DMA above 2^53 keeps all bits of its address', async () => {
   const device = new FakeDevice();
   const { attached } = await serve(device);
   const client = await attached({});

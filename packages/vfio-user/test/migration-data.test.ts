@@ -58,7 +58,7 @@ test('a read answers argsz, size and the bytes', async () => {
   expect(await client.ok(17, read(3))).toEqual(bytes(u32(11, 3), [1, 2, 3]));
 });
 
-test('[7.27] a short answer means the end: small pieces of a device are put together', async () => {
+test('[vfio-user 7.27] a short answer means the end: small pieces of a device are put together', async () => {
   const pieces = [1, 5, 2, 100, 7];
   let at = 0;
   const { device } = migrating({
@@ -140,7 +140,7 @@ test('a device that takes nothing, and one that fails, are told', async () => {
   expect(await client.fails(18, write([1]))).toBe(ERRNO.ENODEV);
 });
 
-test('[7.27] a state is answered when it is reached, not before', async () => {
+test('[vfio-user 7.27] a state is answered when it is reached, not before', async () => {
   const reached = deferred<{ state: number }>();
   const { device } = migrating(
     {},
@@ -154,7 +154,7 @@ test('[7.27] a state is answered when it is reached, not before', async () => {
   expect(await client.receive()).toMatchObject({ id: 1, flags: 1 });
 });
 
-test('[7.27] while the state is copied, writes to BARs are refused; config space and reads are not', async () => {
+test('[vfio-user 7.27] while the state is copied, writes to BARs are refused; config space and reads are not', async () => {
   const { device } = migrating({}, { regions: [{}, {}, {}, {}, {}, {}, {}, { size: 256, flags: 3 }] });
   const { attached } = await serve(device);
   const client = await attached();

@@ -25,7 +25,7 @@ test('a write answers 16 bytes: offset, region, and how many bytes were taken', 
   expect([...device.memory.subarray(0x1f, 0x24)]).toEqual([0, 5, 6, 7, 0]);
 });
 
-test('[7.14] any size at any offset reads what was written, bytes beside it untouched', async () => {
+test('[vfio-user 7.14] any size at any offset reads what was written, bytes beside it untouched', async () => {
   const device = new FakeDevice();
   const { attached } = await serve(device);
   const client = await attached();
@@ -48,7 +48,7 @@ test('[7.14] any size at any offset reads what was written, bytes beside it unto
   expect((await client.ok(9, read(0, 0, 4096))).subarray(16)).toEqual(Buffer.from(model));
 });
 
-test('[7.14] config space is read whole in one message, and written across registers byte by byte under its masks', async () => {
+test('[vfio-user 7.14] config space is read whole in one message, and written across registers byte by byte under its masks', async () => {
   const { attached } = await serve((await makeEdu()).device);
   const client = await attached();
   const whole = (await client.ok(9, read(7, 0, 256))).subarray(16);
@@ -69,7 +69,7 @@ test('[7.14] config space is read whole in one message, and written across regis
   }
 });
 
-test('[7.15] a BAR answers the sizing probe with its mask and flag bits, and takes an address', async () => {
+test('[vfio-user 7.15] a BAR answers the sizing probe with its mask and flag bits, and takes an address', async () => {
   const { attached } = await serve((await makeEdu()).device);
   const client = await attached();
   const bar = async () => (await client.ok(9, read(7, 0x10, 4))).readUInt32LE(16);
@@ -193,7 +193,7 @@ test('posted writes are carried out in order and not answered', async () => {
   expect(device.calls).toHaveLength(100);
 });
 
-test('[7.25] a read behind a posted write that the device has not ended waits for it', async () => {
+test('[vfio-user 7.25] a read behind a posted write that the device has not ended waits for it', async () => {
   const done = deferred<number>();
   const device = new FakeDevice({
     write: (_region, offset, data) =>
@@ -238,7 +238,7 @@ async function pingPong(client: RawClient, count: number): Promise<void> {
   for (let at = 0; at < count; at++) await client.ok(9, read(0, at & 0xffc, 4));
 }
 
-test('[7.26] memory that a client may map is the same when it is reached by messages', async () => {
+test('[vfio-user 7.26] memory that a client may map is the same when it is reached by messages', async () => {
   const { closeFd, memfdCreate, mmap } = await import('@vfio/native');
   const fd = memfdCreate('bar', { size: 0x2000 });
   const mine = mmap(fd, 0, 0x2000);

@@ -13,7 +13,7 @@ test('a size below the header is answered EINVAL, and the connection is closed',
   expect(detached[0]).toMatch(/DEVICE_GET_INFO with an impossible size of 15 bytes/);
 });
 
-test('a size above the largest message is answered EINVAL, and the connection is closed', async () => {
+test('[vfio-user 7.4] a size above the largest message is answered EINVAL, and the connection is closed', async () => {
   const { attached } = await serve(new FakeDevice());
   const client = await attached();
   await client.send(bytes(u16(1, 10), u32(16 + 48 + (1 << 20) + 1, 0, 0)));
@@ -28,7 +28,7 @@ test('an impossible size in a posted message is not answered: the connection is 
   await expect(client.receive()).rejects.toThrow(/closed/);
 });
 
-test('a reply to nothing ends the connection: the stream cannot be trusted', async () => {
+test('[vfio-user 7.6] a reply to nothing ends the connection: the stream cannot be trusted', async () => {
   const { attached, detached } = await serve(new FakeDevice());
   const client = await attached();
   await client.send(message(7, 11, u64(0, 0), 1));
@@ -73,7 +73,7 @@ test('DEVICE_RESET is the one command without a payload, and takes one', async (
   expect(device.calls).toEqual(['reset', 'reset']);
 });
 
-test('descriptors that a command has no use for are closed, and do no harm', async () => {
+test('[vfio-user 7.2] descriptors that a command has no use for are closed, and do no harm', async () => {
   const { attached } = await serve(new FakeDevice());
   const client = await attached();
   const fd = eventfd();
@@ -87,7 +87,7 @@ test('descriptors that a command has no use for are closed, and do no harm', asy
   expect(openFds()).toBe(before);
 });
 
-test('id and command of a reply are those of its request, whatever the id', async () => {
+test('[vfio-user 7.6] id and command of a reply are those of its request, whatever the id', async () => {
   const { attached } = await serve(new FakeDevice());
   const client = await attached();
   for (const id of [0, 0xffff, 0x8000, 5, 5]) {
@@ -98,7 +98,7 @@ test('id and command of a reply are those of its request, whatever the id', asyn
   }
 });
 
-test('a posted command is never answered, not even with an error', async () => {
+test('[vfio-user 7.5] a posted command is never answered, not even with an error', async () => {
   const { attached, warnings } = await serve(new FakeDevice());
   const client = await attached();
   await client.send(message(1, 4, u32(16, 0, 0, 0), 0x10));
@@ -111,7 +111,7 @@ test('a posted command is never answered, not even with an error', async () => {
   expect(warnings.filter((line) => line.includes('posted'))).toHaveLength(3);
 });
 
-test('warnings about posted commands do not flood the log', async () => {
+test('[vfio-user 7.5] warnings about posted commands do not flood the log', async () => {
   const { attached, warnings } = await serve(new FakeDevice());
   const client = await attached();
   for (let at = 0; at < 100; at++) await client.send(message(at, 10, bytes(u64(0), u32(77, 4), u32(1)), 0x10));

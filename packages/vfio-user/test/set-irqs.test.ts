@@ -142,7 +142,7 @@ test('a signal of the device arrives at the client’s eventfd; re-arming gives 
   expect([eventfdRead(one), eventfdRead(two)]).toEqual([0, 1]);
 });
 
-test('a counter that the client has filled up does not hang the server', async () => {
+test('[vfio-user 7.19] a counter that the client has filled up does not hang the server', async () => {
   const device = new FakeDevice();
   const { attached } = await serve(device);
   const client = await attached();

@@ -86,7 +86,7 @@ test('without JSON the answer has none; an empty object is answered by one', asy
   expect(await raw().ok(1, bytes(u16(0, 1), json('{}')))).toEqual(bytes(u16(0, 1), json('{}')));
 });
 
-test('only offered keys are answered, with our value; limits may only fall', async () => {
+test('[vfio-user 7.8] only offered keys are answered, with our value; limits may only fall', async () => {
   const { raw, idle } = await serve(new FakeDevice(), { maxDmaMaps: 100, maxDataXferSize: 8192 });
   const answer = async (offer: object) => {
     const client = raw();
@@ -133,7 +133,7 @@ test('a second socket is answered with its descriptor, and nothing else came', a
   for (const fd of reply.fds) (await import('@vfio/native')).closeFd(fd);
 });
 
-test('the answer is never longer than the request: what does not fit is left out, the least important first', async () => {
+test('[vfio-user 7.8] the answer is never longer than the request: what does not fit is left out, the least important first', async () => {
   const { raw, idle } = await serve(new FakeDevice());
   const whole =
     '{"capabilities":{"max_msg_fds":1,"max_data_xfer_size":1,"max_dma_maps":1,"pgsizes":1,"write_multiple":true}}';
