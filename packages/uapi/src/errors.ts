@@ -2,7 +2,7 @@ import { ERRNO, type ErrnoName } from './errno.js';
 
 /**
  * Every error code and the sentence that explains it. Codes are stable: they are what a program branches on where the
- * errno alone does not tell enough. The table in the documentation is generated from this record.
+ * errno alone does not tell enough. docs/reference/errors.md is made from this record.
  */
 export const VFIO_ERROR_CODES = {
   ERR_VFIO_INVALID_ARGUMENT: 'An argument, flag, index or size is outside what the call allows.',
