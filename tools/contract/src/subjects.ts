@@ -13,14 +13,25 @@ import {
   toClient,
   type VfioDeviceProvider,
 } from '@vfio/core';
+import type { MemoryProvider } from '@vfio/emulated';
+import { mappingCount, memfdCreate, mmap } from '@vfio/native';
 import type { ContractSubject } from '@vfio/testing';
-import { VfioUserClient, VfioUserServer } from '@vfio/vfio-user';
+import { type ConnectOptions, VfioUserClient, VfioUserServer } from '@vfio/vfio-user';
 
-/** Descriptors that this process has open. */
-export function openDescriptors(): number {
+/** What this process holds of the system: open descriptors and mappings. */
+export function handles(): number {
   // The listing itself has one open.
-  return readdirSync('/proc/self/fd').length - 1;
+  return readdirSync('/proc/self/fd').length - 1 + mappingCount();
 }
+
+/** BAR memory that a client can map. It is the device's, which lives as long as the test. */
+export const sharedMemory: MemoryProvider = {
+  allocate(size, options = {}) {
+    if (options.shared !== true) return { bytes: new Uint8Array(size), fd: undefined, fdOffset: 0 };
+    const fd = memfdCreate('bar', { size });
+    return { bytes: mmap(fd, 0, size).bytes, fd, fdOffset: 0 };
+  },
+};
 
 /** Binds a driver to a function and gives its device. */
 export async function bound(host: PciHost, fn: PciFunction, driver: PciDriver): Promise<VfioDeviceProvider> {
@@ -53,23 +64,25 @@ export class Served {
   readonly #server: VfioUserServer;
   readonly #folder: string;
   readonly #path: string;
+  readonly #options: ConnectOptions;
 
-  private constructor(server: VfioUserServer, folder: string, path: string) {
+  private constructor(server: VfioUserServer, folder: string, path: string, options: ConnectOptions) {
     this.#server = server;
     this.#folder = folder;
     this.#path = path;
+    this.#options = options;
   }
 
-  static async start(device: VfioDeviceProvider): Promise<Served> {
+  static async start(device: VfioDeviceProvider, options: ConnectOptions = {}): Promise<Served> {
     const folder = await mkdtemp(join(tmpdir(), 'vfio-contract-'));
     const path = join(folder, 'socket');
     const server = new VfioUserServer(device);
     await server.listen(path);
-    return new Served(server, folder, path);
+    return new Served(server, folder, path, options);
   }
 
   async open(): Promise<ContractSubject> {
-    const client = await VfioUserClient.connect(this.#path);
+    const client = await VfioUserClient.connect(this.#path, this.#options);
     return {
       device: client,
       close: async () => {

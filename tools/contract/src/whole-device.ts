@@ -11,7 +11,13 @@ import {
   vfioPciCoreProbe,
   vfioPciCoreRemove,
 } from '@vfio/core';
-import { type BarHandler, type DeviceModel, EmulatedPciHost, type FunctionContext } from '@vfio/emulated';
+import {
+  type BarHandler,
+  type DeviceModel,
+  EmulatedPciHost,
+  type EmulatedPciHostOptions,
+  type FunctionContext,
+} from '@vfio/emulated';
 import type { DeviceDma } from '@vfio/testing';
 import {
   PCI_ANY_ID,
@@ -85,8 +91,8 @@ class WholeDevice implements DeviceModel, BarHandler {
   }
 }
 
-export function wholeFunction() {
-  const host = new EmulatedPciHost();
+export function wholeFunction(options: EmulatedPciHostOptions = {}) {
+  const host = new EmulatedPciHost(options);
   host.addRootPort({ address: '0000:00:1c.0', secondaryBus: 1 });
   return { host, fn: host.add({ address: ADDRESS, model: (ctx) => new WholeDevice(ctx) }) };
 }

@@ -3,7 +3,7 @@ import { type ContractSubject, describeVariantDriver } from '@vfio/testing';
 import { vfioPciDriver } from '@vfio/vfio-pci';
 import { afterAll, beforeAll, describe, test } from 'vitest';
 import { demoFunction } from '../src/functions.js';
-import { bound, local, openDescriptors, overDevice, Served } from '../src/subjects.js';
+import { bound, handles, local, overDevice, Served } from '../src/subjects.js';
 
 const runner = { describe, test, skip: (name: string) => test.skip(name, () => {}) };
 
@@ -26,7 +26,8 @@ for (const { what, driver: make } of SUBJECTS) {
   describe(`${driver.name} on ${what}`, () => {
     // One device for all cases: each leaves it to the next as a user does.
     const direct = device();
-    describeVariantDriver(runner, { name: 'called directly', driver: about, open: async () => local(await direct) });
+    const open = async () => local(await direct);
+    describeVariantDriver(runner, { name: 'called directly', driver: about, handles, open });
   });
 
   describe(`${driver.name} on ${what}`, () => {
@@ -34,7 +35,8 @@ for (const { what, driver: make } of SUBJECTS) {
       const { host, fn } = demoFunction(what);
       return overDevice(await bound(host, fn, vfioPciDriver()), make());
     })();
-    describeVariantDriver(runner, { name: 'over a VFIO device', driver: about, open: async () => local(await below) });
+    const open = async () => local(await below);
+    describeVariantDriver(runner, { name: 'over a VFIO device', driver: about, handles, open });
   });
 
   describe(`${driver.name} on ${what}`, () => {
@@ -44,6 +46,6 @@ for (const { what, driver: make } of SUBJECTS) {
     });
     afterAll(async () => served?.stop());
     const open = (): Promise<ContractSubject> => served?.open() ?? Promise.reject(new Error('not served'));
-    describeVariantDriver(runner, { name: 'through a socket', driver: about, handles: openDescriptors, open });
+    describeVariantDriver(runner, { name: 'through a socket', driver: about, handles, open });
   });
 }
