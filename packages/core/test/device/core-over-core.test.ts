@@ -20,7 +20,17 @@ import {
   vfioPciCoreUnregisterDevice,
 } from '../../src/index.js';
 import { EXP_AT, FakeFunction, type FakeFunctionOptions, FakeHost, ioBar, memoryBar } from './fake-function.js';
-import { CountingTrigger, enableMemory, errnoOf, errnoOfAsync, opened, plainOps, readBytes, rig } from './helpers.js';
+import {
+  CountingTrigger,
+  enableMemory,
+  errnoOf,
+  errnoOfAsync,
+  leastGarbage,
+  opened,
+  plainOps,
+  readBytes,
+  rig,
+} from './helpers.js';
 import { STATE, ToyMigration } from './toy-migration.js';
 
 const OPTIONS = (): FakeFunctionOptions => ({
@@ -354,4 +364,24 @@ describe('core over core', () => {
     expect(errnoOf(() => upper.raw)).toBe('EINVAL');
     await device.close();
   });
+});
+
+test.each([
+  ['a BAR', 0, 0],
+  ['config space', 7, 0x0c],
+])('register accesses of %s through both make no garbage', async (_name, region, offset) => {
+  const { device, fn } = await stacked();
+  await enableMemory(device);
+  const { space } = fn.bars[0]!;
+  space.read = (at) => at;
+  space.write = () => {};
+  const data = new Uint8Array(4);
+  const garbage = leastGarbage(() => {
+    for (let i = 0; i < 40_000; i++) {
+      device.read(region, offset, data);
+      device.write(region, offset, data);
+    }
+  });
+  // One object for each access would be more than 1 MB.
+  expect(garbage).toBeLessThan(200_000);
 });
