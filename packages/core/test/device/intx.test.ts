@@ -348,3 +348,14 @@ test('closing the device frees the line and the triggers', async () => {
   expect(trigger.releases).toBe(1);
   expect(fn.interrupts.intx).toBeUndefined();
 });
+
+test('the DisINTx of the last user is not that of the next', async () => {
+  const { dev, device, fn } = await opened();
+  await userDisIntx(device, true);
+  await device.close();
+  const next = await dev.open();
+  const trigger = new CountingTrigger();
+  enable(next, trigger);
+  fn.setIntx(true);
+  expect(trigger.signals).toBe(1);
+});

@@ -270,6 +270,29 @@ describe('first open and last close', () => {
     expect(fn.config.read(4, 2) & 0x3).toBe(decode);
   });
 
+  test('clear the DisINTx that somebody left set, where it works', async () => {
+    for (const pci23 of [true, false]) {
+      const { dev, fn } = await rig({ pci23, resetMethods: [] });
+      fn.config.bytes[5] = 0x04;
+      await dev.open();
+      expect(fn.config.bytes[5]! & 0x04).toBe(pci23 ? 0 : 0x04);
+    }
+  });
+
+  test('end bus mastering before anything else is taken away', async () => {
+    const { device, fn } = await opened();
+    await enableMemory(device);
+    device.setIrqs({ index: 0, flags: 0x24, start: 0, count: 1, triggers: [new CountingTrigger()] });
+    const masters: number[] = [];
+    const free = fn.interrupts.freeIntx.bind(fn.interrupts);
+    fn.interrupts.freeIntx = () => {
+      masters.push(fn.config.read(4, 2) & 0x4);
+      free();
+    };
+    await device.close();
+    expect(masters).toEqual([0]);
+  });
+
   test.each([[['flr'] as const], [[]]])('leave config space as it was found, with resets %j', async (resetMethods) => {
     const { dev, fn } = await rig({ resetMethods });
     fn.config.put(0x0c, 1, 0x08, 0xff);
