@@ -14,6 +14,8 @@ import { describe, expect, test } from 'vitest';
 import {
   type MigrationData,
   type VfioDevice,
+  type VfioPciCoreDevice,
+  vfioPciCoreAerResetDone,
   vfioPciCoreAllocDevice,
   vfioPciCoreRegisterDevice,
 } from '../../src/index.js';
@@ -239,14 +241,15 @@ describe('data streams', () => {
 });
 
 describe('a reset', () => {
-  test.each([
-    ['by RESET', async (device: VfioDevice) => device.reset()],
-    ['by FLR in config space', async (device: VfioDevice) => device.write(7, EXP_AT + 8, Uint8Array.of(0x10, 0x80))],
+  test.each<[string, (device: VfioDevice, dev: VfioPciCoreDevice) => unknown]>([
+    ['by RESET', (device) => device.reset()],
+    ['by FLR in config space', (device) => device.write(7, EXP_AT + 8, Uint8Array.of(0x10, 0x80))],
+    ['by error recovery', (_device, dev) => vfioPciCoreAerResetDone(dev)],
   ])('%s returns to RUNNING and ends the stream', async (_name, reset) => {
-    const { device, toy } = await toyDevice();
+    const { device, dev, toy } = await toyDevice();
     const { data } = setState(device, STATE.STOP_COPY) as SetResult;
     const before = toy.resets;
-    await reset(device);
+    await reset(device, dev);
     expect(toy.resets).toBe(before + 1);
     expect(getState(device)).toBe(STATE.RUNNING);
     expect(errnoOf(() => data?.read(new Uint8Array(1)))).toBe('ENODEV');
@@ -261,7 +264,7 @@ describe('a reset', () => {
     });
     const result = setState(device, STATE.STOP_COPY);
     // Error recovery does not ask the handle.
-    dev.stateLock.resetDone();
+    vfioPciCoreAerResetDone(dev);
     expect(toy.resets, 'not under the driver').toBe(before);
     go();
     const { data } = await result;
