@@ -16,7 +16,7 @@ import {
   vfioPciCoreRemove,
   vfioPciCoreUnregisterDevice,
 } from '../../src/index.js';
-import { FakeFunction, type FakeFunctionOptions, FakeHost, ioBar, memoryBar } from './fake-function.js';
+import { FakeFunction, type FakeFunctionOptions, FakeHost, ioBar, memoryBar, PM_AT } from './fake-function.js';
 import { CountingTrigger, enableMemory, errnoOf, errnoOfAsync, opened, plainOps, rig } from './helpers.js';
 
 const ANY = 0xffffffff;
@@ -291,6 +291,19 @@ describe('first open and last close', () => {
     };
     await device.close();
     expect(masters).toEqual([0]);
+  });
+
+  test('bring a function that its user left in D3hot to D0 before they reset it', async () => {
+    const { device, fn } = await opened({ pm: true });
+    await device.write(7, PM_AT + 4, Uint8Array.of(3));
+    const states: number[] = [];
+    const reset = fn.tryResetFunction.bind(fn);
+    fn.tryResetFunction = () => {
+      states.push(fn.config.read(PM_AT + 4, 2) & 3);
+      return reset();
+    };
+    await device.close();
+    expect(states).toEqual([0]);
   });
 
   test.each([[['flr'] as const], [[]]])('leave config space as it was found, with resets %j', async (resetMethods) => {

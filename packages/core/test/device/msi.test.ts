@@ -9,7 +9,7 @@ import {
 } from '@vfio/uapi';
 import { describe, expect, test } from 'vitest';
 import type { EventTrigger, VfioDevice } from '../../src/index.js';
-import { MSI_AT } from './fake-function.js';
+import { MSI_AT, PM_AT } from './fake-function.js';
 import { CountingTrigger, enableMemory, errnoOf, opened } from './helpers.js';
 
 const MSI = 1;
@@ -172,6 +172,15 @@ describe.each([
     expect(fn.interrupts.rewritten).toContain(1);
     fn.interrupts.fire(1);
     expect(trigger!.signals).toBe(1);
+  });
+
+  test('keeps working over D3hot of a function that forgets: messages are written again', async () => {
+    const { device, fn } = await opened({ ...BOTH, pm: true });
+    set(device, index, 0, [null, counting(1)[0]!]);
+    await device.write(7, PM_AT + 4, Uint8Array.of(3));
+    fn.interrupts.rewritten = [];
+    await device.write(7, PM_AT + 4, Uint8Array.of(0));
+    expect(fn.interrupts.rewritten).toEqual([1]);
   });
 });
 

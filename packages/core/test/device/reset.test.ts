@@ -1,4 +1,4 @@
-import { PCI_COMMAND } from '@vfio/uapi';
+import { PCI_COMMAND, VFIO_DEVICE_FEATURE_DMA_BUF, VFIO_DEVICE_FEATURE_GET } from '@vfio/uapi';
 import { describe, expect, test } from 'vitest';
 import { deviceSetKey } from '../../src/device/device-set.js';
 import {
@@ -333,6 +333,31 @@ describe('hot reset', () => {
     await device.hotReset({ flags: 0, owned: ADDRESSES });
     expect(made.fns[1]!.power).toEqual([3, 0, 3]);
     await device.close();
+  });
+
+  test('brings a member that its user put into D3hot to D0 first', async () => {
+    const made = await bus(2, { pm: true });
+    const [one, two] = await openAll(made);
+    await two!.write(7, PM_AT + 4, Uint8Array.of(3));
+    await one!.hotReset({ flags: 0, owned: ADDRESSES });
+    expect(made.fns[1]!.power.at(-1)).toBe(0);
+    await enableMemory(two!);
+    expect(two!.read(0, 0, new Uint8Array(4))).toBe(4);
+  });
+
+  test('revokes the DMA buffers of every member meanwhile', async () => {
+    const made = await bus(2);
+    const devices = await openAll(made);
+    const revoked: string[] = [];
+    for (const [i, fn] of made.fns.entries()) {
+      await enableMemory(devices[i]!);
+      fn.exportDmaBuf = () => ({ fd: 3, setRevoked: (value) => revoked.push(`${i} ${value} ${made.scope.resets}`) });
+      const value = { region: 0, openFlags: 0, ranges: [{ offset: 0, length: 4096 }] };
+      devices[i]!.deviceFeature({ flags: VFIO_DEVICE_FEATURE_DMA_BUF | VFIO_DEVICE_FEATURE_GET, value });
+    }
+    revoked.length = 0;
+    await devices[0]!.hotReset({ flags: 0, owned: ADDRESSES });
+    expect(revoked).toEqual(['0 true 0', '1 true 0', '0 false 1', '1 false 1']);
   });
 
   test('that takes time holds the set: an opening waits', async () => {

@@ -248,6 +248,15 @@ describe('SR-IOV', () => {
     expect(pf.power.at(-1)).toBe(3);
   });
 
+  test('brings a PF that its user put into D3hot to D0', async () => {
+    const { dev, pf } = await sriov(true);
+    const device = await dev.open();
+    await device.write(7, 0x44, Uint8Array.of(3, 0));
+    expect(pf.power.at(-1)).toBe(3);
+    await vfioPciCoreSriovConfigure(dev, 1);
+    expect(pf.power.at(-1)).toBe(0);
+  });
+
   test('of a function without it is ENODEV', async () => {
     const { dev } = await rig();
     expect(await errnoOfAsync(() => vfioPciCoreSriovConfigure(dev, 1))).toBe('ENODEV');
