@@ -139,7 +139,8 @@ describe('INTx of a PCI 2.3 function', () => {
     const trigger = new CountingTrigger();
     enable(device, trigger);
     await userDisIntx(device, true);
-    expect(disIntx(fn)).toBe(true);
+    device.setIrqs(intx(NONE | UNMASK));
+    expect(disIntx(fn), 'with nothing pending').toBe(true);
     fn.setIntx(true);
     device.setIrqs(intx(NONE | UNMASK));
     device.setIrqs(intx(NONE | TRIGGER));

@@ -219,6 +219,8 @@ describe('vectors beyond those that were allocated', () => {
     expect(fn.interrupts.vectors.size).toBe(0);
     set(device, MSIX, 0, counting(1));
     expect([...fn.interrupts.vectors.keys()]).toEqual([0]);
+    set(device, MSIX, 9, counting(1));
+    expect([...fn.interrupts.vectors.keys()], 'added anew').toEqual([0, 9]);
   });
 
   test('of MSI-X that cannot be added give the host its errno', async () => {
@@ -261,15 +263,22 @@ test('MSI enabling limits the QSIZE that the user can write to ceil(log2(vectors
 test('vectors are set up with memory decode on, whatever the user has, and that is as before afterwards', async () => {
   const { device, fn } = await opened(BOTH);
   await device.write(7, PCI_COMMAND, Uint8Array.of(0, 0));
-  const seen: number[] = [];
-  const original = fn.interrupts.setVectorHandler.bind(fn.interrupts);
-  fn.interrupts.setVectorHandler = (vector, handler) => {
-    seen.push(fn.config.read(PCI_COMMAND, 2) & 2);
-    original(vector, handler);
-  };
+  const seen: string[] = [];
+  const decode = () => fn.config.read(PCI_COMMAND, 2) & 2;
+  const { interrupts } = fn;
+  for (const name of ['allocVectors', 'allocMsixAt', 'setVectorHandler', 'freeVectors'] as const) {
+    const original = interrupts[name].bind(interrupts) as (...args: unknown[]) => never;
+    interrupts[name] = (...args: unknown[]) => {
+      seen.push(`${name} ${decode()}`);
+      return original(...args);
+    };
+  }
   set(device, MSIX, 0, counting(1));
+  set(device, MSIX, 1, counting(1));
   disable(device, MSIX);
-  expect(seen).toEqual([2, 2]);
+  const added = ['allocMsixAt 2', 'setVectorHandler 2'];
+  const removed = ['setVectorHandler 2', 'setVectorHandler 2', 'freeVectors 2'];
+  expect(seen).toEqual(['allocVectors 2', 'setVectorHandler 2', ...added, ...removed]);
   expect(fn.config.read(PCI_COMMAND, 2) & 2).toBe(0);
   await enableMemory(device);
 });
