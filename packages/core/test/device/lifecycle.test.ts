@@ -168,6 +168,22 @@ describe('registration', () => {
     expect(await errnoOfAsync(() => dev.open())).toBe('ENODEV');
   });
 
+  test('of a function that cannot be powered up fails, and leaves nothing behind', async () => {
+    const fn = new FakeFunction(new FakeHost(), { pm: true });
+    fn.sriov = { totalVfs: 4, numVfs: 0, driversAutoprobe: true, enable() {}, disable() {} };
+    fn.config.put(PM_AT + 4, 2, 3, 3);
+    const real = fn.setPowerState.bind(fn);
+    const dev = vfioPciCoreAllocDevice(fn, plainOps);
+    fn.setPowerState = () => {
+      throw dev.error('EIO', 'power', 'gone');
+    };
+    expect(await errnoOfAsync(() => vfioPciCoreRegisterDevice(dev))).toBe('EIO');
+    expect([dev.registered, dev.deviceSet, dev.vf.token]).toEqual([false, undefined, undefined]);
+    fn.setPowerState = real;
+    await vfioPciCoreRegisterDevice(dev);
+    expect(dev.registered).toBe(true);
+  });
+
   test('is refused where the driver data of the function is not the device, before anything else is looked at', async () => {
     const { bus, fn } = await onBus({ headerType: 1 });
     const dev = vfioPciCoreAllocDevice(fn, plainOps, { bus });

@@ -234,14 +234,16 @@ describe('VGA', () => {
   test('reaches the legacy ranges at identity offsets, clipped at their ends, also without memory decode', async () => {
     const { device, fn } = await opened(VGA);
     expect(device.getRegionInfo(8)).toMatchObject({ size: 0xc0000, flags: RW });
-    const space = fn.vga as FakeRegisters;
+    const space = (fn.vga as FakeRegisters).withQwords();
     space.bytes[0xbffff] = 5;
     await device.write(7, 4, Uint8Array.of(0, 0));
     expect(readBytes(device, 8, 0xbffff, 8)).toEqual([5]);
     expect(device.read(8, 0x3b8, new Uint8Array(8))).toBe(4);
     expect(device.write(8, 0x3df, new Uint8Array(2))).toBe(1);
     expect(device.read(8, 0xa0000, new Uint8Array(8))).toBe(8);
+    expect(device.write(8, 0xa0000, new Uint8Array(8))).toBe(8);
     expect(space.log).toContain('r4@a0000');
+    expect(space.log).toContain('w4@a0004');
   });
 
   test.each([0x0, 0x3af, 0x3bc, 0x3bf, 0x3e0, 0x9ffff, 0xc0000])('at 0x%s is EINVAL', async (offset) => {
@@ -262,6 +264,7 @@ describe('ROM', () => {
   test('shows its images and ones behind them, and cannot be written', async () => {
     const rom = romOf([1, 2], { size: 4096 });
     const { device, fn } = await opened({ rom });
+    fn.romSpace!.withQwords();
     expect(device.getRegionInfo(6)).toMatchObject({ size: 4096, flags: 1, caps: [] });
     await enableMemory(device);
     const data = new Uint8Array(4096);
