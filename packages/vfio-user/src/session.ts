@@ -321,12 +321,12 @@ export class ServerSession implements LoopSource, HandlerContext {
       this.#finishError(request, asVfioError(error));
       return;
     }
-    if (result === undefined) return;
-    if (result instanceof Promise) this.#follow(request, result, (reply) => reply);
+    if (result === undefined) request.closeFds();
+    else if (result instanceof Promise) this.#follow(request, result, (reply) => reply);
     else this.#finish(request, result);
   }
 
-  /** Undefined: the request was answered already, or goes on. */
+  /** Undefined: the request was answered already. */
   #handle(request: Request): Reply | Promise<Reply> | undefined {
     const { command, message } = request;
     if (request.truncated) {

@@ -6,7 +6,7 @@ import { expect, test } from 'vitest';
 import { MemfdMemory, makeDevice } from './helpers/devices.js';
 import { bytes, u16, u32, u64 } from './helpers/raw-client.js';
 import { cleanup, serve } from './helpers/serve.js';
-import { QemuPeer } from './peers/qemu.js';
+import { Qemu } from './peers/qemu.js';
 
 /** An expansion ROM of one image, as the PCI Firmware Specification has it: signature, PCI data structure, 6 x 512 bytes. */
 const ROM = Uint8Array.from({ length: 3072 }, (_, at) => at * 13);
@@ -37,7 +37,8 @@ async function memories() {
   cleanup(() => memory.close());
   const { device } = await makeDevice((ctx) => new Memories(ctx), {}, { memory });
   const served = await serve(device);
-  const peer = new QemuPeer(served.raw());
+  const peer = new Qemu(served.path);
+  cleanup(() => peer.close());
   await peer.version();
   await peer.write(7, 4, u16(2));
   return { ...served, peer };
@@ -91,8 +92,8 @@ test('[vfio-user 7.26] a BAR that is mapped and the same BAR by messages are one
 test('[vfio-user 7.7] QEMU’s first question has no room for areas: it gets their size, and no descriptor that it would drop', async () => {
   const { peer } = await memories();
   const short = await peer.call(5, bytes(u32(32, 0, 0, 0), u64(0, 0)), 16 + 32, { maxFds: 0 });
-  expect(short.payload.readUInt32LE(0)).toBeGreaterThan(32);
-  expect(short.fds).toEqual([]);
+  expect(short?.payload.readUInt32LE(0)).toBeGreaterThan(32);
+  expect(short?.fds).toEqual([]);
 });
 
 test('a client that takes no descriptors is not offered any: messages reach everything', async () => {

@@ -1,7 +1,7 @@
 /** What a request can be wrong in before its command matters. */
 import { expect, test } from 'vitest';
-import { FakeDevice } from './helpers/fake-device.js';
-import { bytes, message, u16, u32, u64 } from './helpers/raw-client.js';
+import { deferred, FakeDevice } from './helpers/fake-device.js';
+import { bytes, message, u16, u32, u64, until } from './helpers/raw-client.js';
 import { eventfd, openFds, serve } from './helpers/serve.js';
 
 test('a size below the header is answered EINVAL, and the connection is closed', async () => {
@@ -84,6 +84,22 @@ test('[vfio-user 7.2] descriptors that a command has no use for are closed, and 
   expect(await client.fails(2, u32(1), [fd, fd])).toBe(22);
   expect(await client.fails(99, u32(1), [fd])).toBe(22);
   await client.ok(13, undefined, [fd]);
+  expect(openFds()).toBe(before);
+});
+
+test('[vfio-user 7.2] so are those of a read that waits behind an operation', async () => {
+  const over = deferred();
+  const device = new FakeDevice({ reset: () => over.promise });
+  const { attached } = await serve(device);
+  const client = await attached();
+  const fd = eventfd();
+  const before = openFds();
+  await client.send(message(1, 13));
+  await client.send(message(2, 9, bytes(u64(0), u32(0, 4))), [fd, fd]);
+  await until(() => openFds() === before + 2);
+  over.resolve();
+  await client.receive();
+  await client.receive();
   expect(openFds()).toBe(before);
 });
 
