@@ -63,13 +63,13 @@ export async function overDevice(device: VfioDeviceProvider, driver: PciDriver):
 export class Served {
   readonly #server: VfioUserServer;
   readonly #folder: string;
-  readonly #path: string;
+  readonly path: string;
   readonly #options: ConnectOptions;
 
   private constructor(server: VfioUserServer, folder: string, path: string, options: ConnectOptions) {
     this.#server = server;
     this.#folder = folder;
-    this.#path = path;
+    this.path = path;
     this.#options = options;
   }
 
@@ -82,15 +82,19 @@ export class Served {
   }
 
   async open(): Promise<ContractSubject> {
-    const client = await VfioUserClient.connect(this.#path, this.#options);
+    const client = await VfioUserClient.connect(this.path, this.#options);
     return {
       device: client,
       close: async () => {
         await client.close();
-        // The server is done with a client only when its device is closed: what it held counts until then.
-        while (this.#server.isBusy) await new Promise((resolve) => setImmediate(resolve));
+        await this.idle();
       },
     };
+  }
+
+  /** The server is done with a client only when its device is closed: what it held counts until then. */
+  async idle(): Promise<void> {
+    while (this.#server.isBusy) await new Promise((resolve) => setImmediate(resolve));
   }
 
   async stop(): Promise<void> {
