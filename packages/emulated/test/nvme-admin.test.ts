@@ -103,6 +103,22 @@ describe('Identify Namespace', () => {
   });
 });
 
+test('an id within range that no namespace has is an invalid field, one beyond it an invalid namespace', async () => {
+  const { driver } = nvme({ namespaces: [] });
+  await driver.start();
+  for (const [nsid, status] of [
+    [1, 0x02],
+    [2, 0x0b],
+    [0, 0x0b],
+  ] as const) {
+    expect(await driver.io({ opcode: 0x02, nsid, prp1: driver.allocate() })).toMatchObject({ status, dnr: true });
+    expect((await driver.identify(3, nsid)).completion).toMatchObject({ status, dnr: true });
+  }
+  // Identify Namespace of an inactive one is all zeros.
+  const { completion, data } = await driver.identify(0, 1);
+  expect([completion.status, data.every((byte) => byte === 0)]).toEqual([0, true]);
+});
+
 describe('Features', () => {
   const get = (feature: number, select = 0, dword11 = 0, nsid = 0): CommandFields => ({
     opcode: ADMIN.GET_FEATURES,
@@ -285,6 +301,9 @@ describe('Get Log Page', () => {
       Array.from({ length: 256 }, (_, i) => i).filter((i) => (v.getUint32(base + 4 * i, true) & 1) !== 0);
     expect(supported(0)).toEqual([0, 1, 2, 4, 5, 6, 8, 9, 0x0a, 0x0c, 0x80]);
     expect(supported(1024)).toEqual([0, 1, 2, 5, 8, 9, 0x0c]);
+    // Format NVM changes blocks and the namespace, alone in it; Write, Write Zeroes and DSM change blocks.
+    expect(v.getUint32(4 * 0x80, true)).toBe(0x10007);
+    for (const opcode of [1, 8, 9]) expect(v.getUint32(1024 + 4 * opcode, true)).toBe(0x3);
     for (const opcode of supported(0)) {
       if (opcode === 0x0c) continue;
       expect(
@@ -309,6 +328,9 @@ describe('Get Log Page', () => {
     ['an offset past the page', LOG.SMART, { offset: 516 }, 0x02],
     ['health of one namespace', LOG.SMART, { nsid: 1 }, 0x02],
     ['health of no namespace', LOG.SMART, { nsid: 7 }, 0x0b],
+    ['errors of one namespace', LOG.ERROR, { nsid: 1 }, 0x02],
+    ['firmware of one namespace', LOG.FIRMWARE, { nsid: 1 }, 0x02],
+    ['commands of no namespace', LOG.COMMANDS, { nsid: 7 }, 0x0b],
   ])('%s is refused', async (_name, page, options, status) => {
     const { driver } = nvme();
     await driver.enable();
@@ -443,6 +465,8 @@ describe('asynchronous events', () => {
     ['a doorbell without a queue', REG.DOORBELLS + 8 * 5, 1, 0x00],
     ['a completion doorbell without a queue', REG.DOORBELLS + 8 * 5 + 4, 1, 0x00],
     ['a tail beyond the queue', REG.DOORBELLS + 8, 16, 0x01],
+    ['a tail that is there already', REG.DOORBELLS + 8, 0, 0x01],
+    ['a head that is there already', REG.DOORBELLS + 12, 0, 0x01],
     ['a head past what was posted', REG.DOORBELLS + 12, 1, 0x01],
   ])('%s is told as an error event, and the write ignored', async (_name, offset, value, info) => {
     const { driver, fn } = nvme();
@@ -451,6 +475,9 @@ describe('asynchronous events', () => {
     driver.ring();
     fn.open(0).write(offset, 4, value);
     expect(await driver.complete(cid)).toMatchObject({ status: 0, result: (LOG.ERROR << 16) | (info << 8) });
+    // The log has an entry that blames no command.
+    const entry = view((await driver.logPage(LOG.ERROR, 64)).data);
+    expect([entry.getUint16(8, true), entry.getUint16(10, true)]).toEqual([0xffff, 0xffff]);
     expect(await driver.flush()).toMatchObject({ status: 0 });
   });
 

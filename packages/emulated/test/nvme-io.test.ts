@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { type BlockStore, NVME_IO as IO, SparseMemoryStore } from '../src/index.js';
 import { type CommandFields, lbaDwords, type NvmeDriver, PAGE, pattern } from './helpers/nvme-driver.js';
 import { MIB, nvme } from './helpers/nvme-setup.js';
+import { setMaster } from './helpers/setup.js';
 
 const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
 
@@ -355,6 +356,29 @@ describe('volatile write cache', () => {
     expect(same(data, expected)).toBe(true);
   });
 
+  test.each([
+    ['Read', IO.READ],
+    ['Compare', IO.COMPARE],
+    ['Verify', IO.VERIFY],
+  ])('a %s with forced unit access brings what it names to the media first', async (_name, opcode) => {
+    const { driver, fn } = nvme();
+    await driver.start();
+    await driver.write(0, pattern(512, 1));
+    const run = async (control: number) => {
+      const buffer = driver.allocate();
+      driver.bytes(buffer, 512).set(pattern(512, 1));
+      return driver.io({ opcode, prp1: buffer, dwords: { ...lbaDwords(0), 12: control } });
+    };
+    expect((await run(0)).status).toBe(0);
+    expect((await run(2 ** 30)).status).toBe(0);
+    await driver.write(8, pattern(512, 2));
+    fn.powerCycle();
+    setMaster(fn, true);
+    await driver.start();
+    expect(same((await driver.read(0, 512)).data, pattern(512, 1))).toBe(true);
+    expect(same((await driver.read(8, 512)).data, new Uint8Array(512))).toBe(true);
+  });
+
   test('with the cache off every write survives power', async () => {
     const { driver, restart } = await cached();
     await driver.admin({ opcode: 9, dwords: { 10: 6, 11: 0 } });
@@ -563,6 +587,59 @@ describe('stores', () => {
       fails === 'read' ? (await driver.read(0, 512)).completion : await driver.write(0, pattern(512, 1), { fua: true });
     expect(completion).toMatchObject({ status, dnr: false });
     expect(controller.health.mediaErrors).toBe(fails === 'flush' ? 0 : 1);
+  });
+
+  test('what a store does not take is kept, and written when it takes it again', async () => {
+    const store = new TroubledStore();
+    const { driver, fn } = nvme({ namespaces: [{ size: 4 * MIB, store }] });
+    await driver.start();
+    for (const lba of [0, 4096]) await driver.write(lba, pattern(1024, lba));
+    store.fails = 'write';
+    expect(await driver.flush()).toMatchObject({ status: 0x280, dnr: false });
+    store.fails = undefined;
+    expect((await driver.flush()).status).toBe(0);
+    fn.powerCycle();
+    for (const lba of [0, 4096]) {
+      const kept = new Uint8Array(1024);
+      store.read(lba * 512, kept);
+      expect(same(kept, pattern(1024, lba))).toBe(true);
+    }
+  });
+
+  test.each<[string, (driver: NvmeDriver) => Promise<{ status: number }>, 'read' | 'write', number]>([
+    ['the cache is switched off', (driver) => driver.admin({ opcode: 0x09, dwords: { 10: 6, 11: 0 } }), 'write', 0x280],
+    ['data is compared', (driver) => driver.io({ opcode: IO.COMPARE, prp1: driver.allocate() }), 'read', 0x281],
+    ['data is verified', (driver) => driver.io({ opcode: IO.VERIFY }), 'read', 0x281],
+  ])('one that fails while %s fails that command, and the controller goes on', async (_what, run, fails, status) => {
+    const store = new TroubledStore();
+    const { driver } = nvme({ namespaces: [{ size: MIB, store }] });
+    await driver.start();
+    await driver.write(0, pattern(512, 1));
+    store.fails = fails;
+    expect((await run(driver)).status).toBe(status);
+    store.fails = undefined;
+    expect((await driver.flush()).status).toBe(0);
+    expect(driver.status).toBe(1);
+  });
+
+  test('one that fails in a shutdown leaves it unanswered; after a reset and a flush nothing is lost', async () => {
+    const store = new TroubledStore();
+    const { driver, fn } = nvme({ namespaces: [{ size: MIB, store }] });
+    await driver.start();
+    await driver.write(0, pattern(512, 1));
+    store.fails = 'write';
+    const bar = fn.open(0);
+    bar.write(0x14, 4, bar.read(0x14, 4) | 0x4000);
+    await driver.settle();
+    expect(driver.status & 0xc).toBe(4);
+    store.fails = undefined;
+    await driver.disable();
+    await driver.start();
+    expect((await driver.flush()).status).toBe(0);
+    fn.powerCycle();
+    const kept = new Uint8Array(512);
+    store.read(0, kept);
+    expect(same(kept, pattern(512, 1))).toBe(true);
   });
 
   test('a flush completes when the store is done, and others go on meanwhile', async () => {

@@ -37,6 +37,8 @@ export interface AdminHost {
   readonly vectors: number;
   readonly criticalWarning: number;
   readonly powerOnHours: number;
+  /** The status for a namespace id that no namespace has. */
+  missing(nsid: number): number;
   /** Whether the entry sizes in CC are right for I/O queues. */
   readonly entrySizesValid: boolean;
   queuesChanged(): void;
@@ -169,7 +171,7 @@ export class AdminCommands {
         if (nsid >= 0xfffffffe) return command.fail(STATUS.INVALID_NAMESPACE, 4);
         return this.#reply(command, identifyActive(namespaces.keys(), nsid));
       case CNS.NAMESPACE_DESCRIPTORS:
-        if (namespace === undefined) return command.fail(STATUS.INVALID_NAMESPACE, 4);
+        if (namespace === undefined) return command.fail(this.#host.missing(nsid), 4);
         return this.#reply(command, identifyDescriptors(namespace));
       default:
         return command.fail(STATUS.INVALID_FIELD, 40);
@@ -185,6 +187,9 @@ export class AdminCommands {
     const offset = command.quad(48);
     if (length > 4096 * 2 ** host.identity.mdts) return command.fail(STATUS.INVALID_FIELD, 42);
     if (offset % 4 !== 0) return command.fail(STATUS.INVALID_FIELD, 48);
+    // Every page here is about the controller as a whole (LPA bit 0 is clear).
+    if (command.nsid !== 0 && command.nsid !== NSID_ALL)
+      return command.fail(host.namespaces.has(command.nsid) ? STATUS.INVALID_FIELD : host.missing(command.nsid), 4);
     let bytes: Uint8Array;
     let eventType: number | undefined;
     switch (page) {
@@ -193,9 +198,6 @@ export class AdminCommands {
         eventType = EVENT.TYPE_ERROR;
         break;
       case LOG.SMART:
-        // For the controller as a whole only (LPA bit 0).
-        if (command.nsid !== 0 && command.nsid !== NSID_ALL)
-          return command.fail(host.namespaces.has(command.nsid) ? STATUS.INVALID_FIELD : STATUS.INVALID_NAMESPACE, 4);
         bytes = smartPage(host.health, host.criticalWarning, host.powerOnHours);
         eventType = EVENT.TYPE_SMART;
         break;
@@ -245,11 +247,15 @@ export class AdminCommands {
       command.nsid === NSID_ALL
         ? [...namespaces.values()]
         : [namespaces.get(command.nsid)].filter((ns) => ns !== undefined);
-    if (targets.length === 0) return command.fail(STATUS.INVALID_NAMESPACE, 4);
+    if (targets.length === 0) return command.fail(this.#host.missing(command.nsid), 4);
     // No metadata, no protection information; secure erase by discarding (0 and 1), not by cryptography.
     if (LBA_FORMATS[format] === undefined || (dword10 & 0x1f0) !== 0) return command.fail(STATUS.INVALID_FORMAT, 40);
     if (((dword10 >>> 9) & 7) > 1) return command.fail(STATUS.INVALID_FIELD, 41);
-    for (const namespace of targets) namespace.reformat(format);
+    try {
+      for (const namespace of targets) namespace.reformat(format);
+    } catch {
+      return STATUS.INTERNAL_ERROR;
+    }
     return STATUS.SUCCESS;
   }
 

@@ -15,6 +15,7 @@ import { IoCommands, type IoHost } from './io.js';
 import { ErrorLog } from './logs.js';
 import { NvmeNamespace, type NvmeNamespaceOptions } from './namespace.js';
 import { CompletionQueue, SubmissionQueue } from './queues.js';
+import { STATUS } from './status.js';
 import { PrpTransfer } from './transfer.js';
 
 /** What an {@link NvmeController} is like. */
@@ -236,12 +237,16 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
     this.health.save();
   }
 
-  apply(feature: number, value: number): void | Promise<void> {
+  missing(nsid: number): number {
+    return nsid >= 1 && nsid <= this.identity.namespaces ? STATUS.INVALID_FIELD : STATUS.INVALID_NAMESPACE;
+  }
+
+  apply(feature: number, value: number): number | Promise<number> {
     if (feature === FEATURE.TEMPERATURE_THRESHOLD) this.#checkTemperature();
-    if (feature !== FEATURE.VOLATILE_WRITE_CACHE) return;
+    if (feature !== FEATURE.VOLATILE_WRITE_CACHE) return STATUS.SUCCESS;
     this.#applyCache();
     // Switched off, what it holds goes to the media before the command completes (5.21.1.6).
-    if (value === 0) return this.#writeBack();
+    return value === 0 ? this.#writeBack() : STATUS.SUCCESS;
   }
 
   queuesChanged(): void {
@@ -434,25 +439,19 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
 
   #shutDown(epoch: number): void {
     if (epoch !== this.#epoch) return;
-    const done = (): void => {
-      if (epoch !== this.#epoch) return;
+    const done = (status: number): void => {
+      // A store that fails leaves the notification unanswered: the host's time-out tells it.
+      if (epoch !== this.#epoch || status !== STATUS.SUCCESS) return;
       this.health.shutDown();
       this.#csts = (this.#csts & ~CSTS.SHST_MASK) | CSTS.SHST_COMPLETE;
     };
-    // A store that fails leaves the notification unanswered: the host's time-out tells it.
-    const wait = this.#writeBack();
-    if (wait === undefined) done();
-    else wait.then(done, () => {});
+    const status = this.#writeBack();
+    if (typeof status === 'number') done(status);
+    else void status.then(done);
   }
 
-  #writeBack(): void | Promise<void> {
-    const waits: Promise<void>[] = [];
-    for (const namespace of this.namespaces.values()) {
-      namespace.cache.writeBack();
-      const wait = namespace.store.flush();
-      if (wait !== undefined) waits.push(wait);
-    }
-    if (waits.length > 0) return Promise.all(waits).then(() => undefined);
+  #writeBack(): number | Promise<number> {
+    return this.#io.flush([...this.namespaces.values()]);
   }
 
   #applyCache(): void {

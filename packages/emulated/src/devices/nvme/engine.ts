@@ -86,9 +86,9 @@ export class QueueEngine {
     const entry = value >>> 0;
     const from = isCompletion ? queue.head : queue.tail;
     const moved = entry >= from ? entry - from : entry + queue.size - from;
-    // Not more than was posted can be consumed, and not more added than there is room for.
+    // The value must be a new one; not more than was posted can be consumed, and not more added than there is room for.
     const most = queue instanceof CompletionQueue ? queue.unread : queue.size - 1 - queue.waiting;
-    if (entry >= queue.size || moved > most) {
+    if (entry >= queue.size || moved === 0 || moved > most) {
       this.#doorbellError(EVENT.ERROR_INVALID_DOORBELL_VALUE);
       return;
     }
@@ -104,6 +104,8 @@ export class QueueEngine {
     const epoch = this.#epoch;
     this.#ctx.defer(() => {
       if (epoch !== this.#epoch) return;
+      // No command is to blame: its fields are all ones (figure 193).
+      this.#host.errors.add({ sqId: 0xffff, cid: 0xffff, status: 0, at: 0xffff, lba: 0, nsid: 0 });
       this.#host.events.raise(EVENT.TYPE_ERROR, info, LOG.ERROR);
       this.signalAll();
     });

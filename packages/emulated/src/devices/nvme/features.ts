@@ -12,8 +12,8 @@ export interface FeatureHost {
   /** Ids of the active namespaces. */
   readonly namespaceIds: Iterable<number>;
   isActive(nsid: number): boolean;
-  /** A value changed that does something. */
-  apply(feature: number, value: number): void | Promise<void>;
+  /** A value changed that does something perhaps; the status, or a promise of it. */
+  apply(feature: number, value: number): number | Promise<number>;
   /** Saved values as the drive keeps them without power. */
   readonly saved: Record<string, number>;
   save(): void;
@@ -99,8 +99,7 @@ export class NvmeFeatures {
     const value = this.#check(command, feature);
     if (value < 0) return -value;
     this.#store(feature, selector, value, save);
-    const wait = this.#host.apply(feature, value);
-    return wait === undefined ? STATUS.SUCCESS : wait.then(() => STATUS.SUCCESS);
+    return this.#host.apply(feature, value);
   }
 
   #store(feature: number, selector: number, value: number, save: boolean): void {

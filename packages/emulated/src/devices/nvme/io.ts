@@ -12,6 +12,8 @@ export interface IoHost {
   readonly transfer: PrpTransfer;
   /** Most bytes of one transfer (MDTS). */
   readonly maxTransfer: number;
+  /** The status for a namespace id that no namespace has. */
+  missing(nsid: number): number;
 }
 
 const FUA = 0x40000000;
@@ -36,13 +38,13 @@ export class IoCommands {
   execute(command: NvmeCommand): number | Promise<number> {
     if (command.flags !== 0) return command.fail(STATUS.INVALID_FIELD, 1);
     const { opcode, nsid } = command;
-    if (opcode === IO.FLUSH && nsid === NSID_ALL) return this.#flush([...this.#host.namespaces.values()]);
+    if (opcode === IO.FLUSH && nsid === NSID_ALL) return this.flush([...this.#host.namespaces.values()]);
     if (!isKnown(opcode)) return command.fail(STATUS.INVALID_OPCODE, 0);
     const namespace = this.#host.namespaces.get(nsid);
-    if (namespace === undefined) return command.fail(STATUS.INVALID_NAMESPACE, 4);
+    if (namespace === undefined) return command.fail(this.#host.missing(nsid), 4);
     switch (opcode) {
       case IO.FLUSH:
-        return this.#flush([namespace]);
+        return this.flush([namespace]);
       case IO.READ:
         return this.#read(command, namespace);
       case IO.WRITE:
@@ -62,22 +64,20 @@ export class IoCommands {
     const length = this.#transferLength(command, namespace);
     if (length < 0) return -length;
     const at = command.quad(40) * 2 ** namespace.blockShift;
-    return this.#mapped(command, length, () => {
+    const read = (): number | Promise<number> => {
       const buffer = this.#take(length);
       const data = buffer.subarray(0, length);
-      try {
-        namespace.cache.read(at, data);
-      } catch {
+      const status = this.#media(command, STATUS.UNRECOVERED_READ_ERROR, () => namespace.cache.read(at, data));
+      if (status !== STATUS.SUCCESS) {
         this.#give(buffer);
-        this.#host.health.mediaErrors += 1;
-        command.errorLba = command.quad(40);
-        return STATUS.UNRECOVERED_READ_ERROR;
+        return status;
       }
       const { health } = this.#host;
       health.readCommands += 1;
       health.blocksRead += length / 512;
       return this.#given(buffer, this.#host.transfer.move(command, data, 'to-host'));
-    });
+    };
+    return this.#mapped(command, length, () => this.#committed(command, namespace, read));
   }
 
   #write(command: NvmeCommand, namespace: NvmeNamespace): number | Promise<number> {
@@ -86,13 +86,8 @@ export class IoCommands {
     const at = command.quad(40) * 2 ** namespace.blockShift;
     const through = (command.dword(12) & FUA) !== 0;
     return this.#withData(command, length, (data) => {
-      try {
-        namespace.cache.write(at, data, through);
-      } catch {
-        this.#host.health.mediaErrors += 1;
-        command.errorLba = command.quad(40);
-        return STATUS.WRITE_FAULT;
-      }
+      const status = this.#media(command, STATUS.WRITE_FAULT, () => namespace.cache.write(at, data, through));
+      if (status !== STATUS.SUCCESS) return status;
       const { health } = this.#host;
       health.writeCommands += 1;
       health.blocksWritten += length / 512;
@@ -105,37 +100,40 @@ export class IoCommands {
     const length = this.#transferLength(command, namespace);
     if (length < 0) return -length;
     const start = command.quad(40) * 2 ** namespace.blockShift;
-    return this.#withData(command, length, (data) => {
+    const compare = (data: Uint8Array): number => {
       const stored = new Uint8Array(Math.min(PIECE, length));
-      for (let done = 0; done < length; done += PIECE) {
-        const piece = stored.subarray(0, Math.min(PIECE, length - done));
-        namespace.cache.read(start + done, piece);
-        for (let i = 0; i < piece.length; i++) if (piece[i] !== data[done + i]) return STATUS.COMPARE_FAILURE;
-      }
-      return STATUS.SUCCESS;
-    });
+      let isEqual = true;
+      const status = this.#media(command, STATUS.UNRECOVERED_READ_ERROR, () => {
+        for (let done = 0; done < length; done += PIECE) {
+          const piece = stored.subarray(0, Math.min(PIECE, length - done));
+          namespace.cache.read(start + done, piece);
+          for (let i = 0; i < piece.length; i++) if (piece[i] !== data[done + i]) isEqual = false;
+        }
+      });
+      return status === STATUS.SUCCESS && !isEqual ? STATUS.COMPARE_FAILURE : status;
+    };
+    return this.#withData(command, length, (data) => this.#committed(command, namespace, () => compare(data)));
   }
 
-  #verify(command: NvmeCommand, namespace: NvmeNamespace): number {
+  #verify(command: NvmeCommand, namespace: NvmeNamespace): number | Promise<number> {
     const length = this.#blockLength(command, namespace);
     if (length < 0) return -length;
     const start = command.quad(40) * 2 ** namespace.blockShift;
     const piece = new Uint8Array(Math.min(PIECE, length));
-    try {
-      for (let done = 0; done < length; done += PIECE)
-        namespace.cache.read(start + done, piece.subarray(0, Math.min(PIECE, length - done)));
-    } catch {
-      this.#host.health.mediaErrors += 1;
-      command.errorLba = command.quad(40);
-      return STATUS.UNRECOVERED_READ_ERROR;
-    }
-    return STATUS.SUCCESS;
+    const verify = (): number =>
+      this.#media(command, STATUS.UNRECOVERED_READ_ERROR, () => {
+        for (let done = 0; done < length; done += PIECE)
+          namespace.cache.read(start + done, piece.subarray(0, Math.min(PIECE, length - done)));
+      });
+    return this.#committed(command, namespace, verify);
   }
 
   #writeZeroes(command: NvmeCommand, namespace: NvmeNamespace): number | Promise<number> {
     const length = this.#blockLength(command, namespace);
     if (length < 0) return -length;
-    namespace.cache.discard(command.quad(40) * 2 ** namespace.blockShift, length);
+    const at = command.quad(40) * 2 ** namespace.blockShift;
+    const status = this.#media(command, STATUS.WRITE_FAULT, () => namespace.cache.discard(at, length));
+    if (status !== STATUS.SUCCESS) return status;
     this.#host.health.writeCommands += 1;
     const through = (command.dword(12) & FUA) !== 0;
     return through || !namespace.cache.enabled ? this.#settle([namespace]) : STATUS.SUCCESS;
@@ -158,12 +156,39 @@ export class IoCommands {
         ranges.push([start * 2 ** blockShift, length * 2 ** blockShift]);
       }
       // The other attributes are hints that nothing here profits from.
-      if (deallocate) for (const [start, length] of ranges) if (length > 0) namespace.cache.discard(start, length);
-      return STATUS.SUCCESS;
+      if (!deallocate) return STATUS.SUCCESS;
+      return this.#media(command, STATUS.WRITE_FAULT, () => {
+        for (const [start, length] of ranges) if (length > 0) namespace.cache.discard(start, length);
+      });
     });
   }
 
-  #flush(namespaces: readonly NvmeNamespace[]): number | Promise<number> {
+  /** Touches the media; the status says whether it went well. */
+  #media(command: NvmeCommand, failure: number, work: () => void): number {
+    try {
+      work();
+      return STATUS.SUCCESS;
+    } catch {
+      this.#host.health.mediaErrors += 1;
+      command.errorLba = command.quad(40);
+      return failure;
+    }
+  }
+
+  /** With Force Unit Access what is read must be on the media first (6.9). */
+  #committed(
+    command: NvmeCommand,
+    namespace: NvmeNamespace,
+    then: () => number | Promise<number>,
+  ): number | Promise<number> {
+    if ((command.dword(12) & FUA) === 0) return then();
+    const status = this.flush([namespace]);
+    if (typeof status === 'number') return status === STATUS.SUCCESS ? then() : status;
+    return status.then((result) => (result === STATUS.SUCCESS ? then() : result));
+  }
+
+  /** Makes everything that namespaces hold in their caches durable; the status, or a promise of it. */
+  flush(namespaces: readonly NvmeNamespace[]): number | Promise<number> {
     try {
       for (const namespace of namespaces) namespace.cache.writeBack();
     } catch {

@@ -91,6 +91,8 @@ export function changedNamespacesPage(changed: ReadonlySet<number>): Uint8Array 
 
 const SUPPORTED = 0x1;
 const CHANGES_BLOCKS = 0x2;
+/** Identify Namespace may differ afterwards. */
+const CHANGES_NAMESPACE = 0x4;
 /** Only alone in its namespace. */
 const ALONE_IN_NAMESPACE = 0x1 << 16;
 
@@ -99,7 +101,7 @@ export function commandsPage(): Uint8Array {
   const bytes = new Uint8Array(4096);
   const view = new DataView(bytes.buffer);
   for (const opcode of Object.values(ADMIN)) view.setUint32(4 * opcode, SUPPORTED, true);
-  view.setUint32(4 * ADMIN.FORMAT_NVM, SUPPORTED | CHANGES_BLOCKS | ALONE_IN_NAMESPACE, true);
+  view.setUint32(4 * ADMIN.FORMAT_NVM, SUPPORTED | CHANGES_BLOCKS | CHANGES_NAMESPACE | ALONE_IN_NAMESPACE, true);
   for (const opcode of Object.values(IO)) view.setUint32(1024 + 4 * opcode, SUPPORTED, true);
   for (const opcode of [IO.WRITE, IO.WRITE_ZEROES, IO.DATASET_MANAGEMENT])
     view.setUint32(1024 + 4 * opcode, SUPPORTED | CHANGES_BLOCKS, true);

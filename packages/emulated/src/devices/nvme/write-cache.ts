@@ -73,9 +73,17 @@ export class WriteCache {
     this.#store.discard(offset, length);
   }
 
-  /** Writes everything back; durable when the store has flushed. */
+  /** Writes everything back; durable when the store has flushed. What the store does not take stays, and is thrown. */
   writeBack(): void {
-    for (const index of [...this.#lines.keys()]) this.#evict(index);
+    const errors: unknown[] = [];
+    for (const index of [...this.#lines.keys()]) {
+      try {
+        this.#evict(index);
+      } catch (error) {
+        errors.push(error);
+      }
+    }
+    if (errors.length > 0) throw errors[0];
   }
 
   /** Power is gone. */
@@ -99,12 +107,12 @@ export class WriteCache {
   #evict(index: number): void {
     const line = this.#lines.get(index);
     if (line === undefined) return;
-    this.#lines.delete(index);
     for (let at = 0; at < LINE; ) {
       const end = runEnd(line, at);
       if (line.dirty[at / UNIT] === 1) this.#store.write(index * LINE + at, line.bytes.subarray(at, end));
       at = end;
     }
+    this.#lines.delete(index);
     line.dirty.fill(0);
     if (this.#spare.length < 16) this.#spare.push(line);
   }
