@@ -1,4 +1,4 @@
-#!/usr/bin/env node
+/** The command, as `bin/vfio.js` runs it. */
 import { processIo } from './io.js';
 import { main } from './main.js';
 

@@ -43,7 +43,7 @@ function size(text: string): number {
 
 const { version } = createRequire(import.meta.url)('@vfio/cli/package.json') as { version: string };
 
-const collect = (value: string, all: readonly string[]): string[] => [...all, value];
+const collect = (value: string, all: readonly string[] = []): string[] => [...all, value];
 
 /** Milliseconds that `vfio info` waits for a server: one that has a client does not answer another. */
 const SOCKET_TIMEOUT_MS = 2000;
@@ -120,7 +120,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .command('serve')
     .description('serve functions to a VMM over vfio-user, until SIGINT or SIGTERM')
     .argument('<address...>', 'the functions')
-    .option('--socket-path <path>', 'socket of each function, in the order of the addresses', collect, [])
+    .option('--socket-path <path>', 'socket of each function, in the order of the addresses', collect)
     .option('--fd <number>', 'serve one function on a socket that was inherited', whole(3, 1 << 20))
     .option('--socket-mode <mode>', 'permission bits of the socket, octal', octal)
     .option('--socket-group <group>', 'group of the socket')
@@ -131,9 +131,9 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .option('--nvme-file <file>', 'keep the namespace of the first NVMe controller in a file')
     .option('--nvme-size <size>', 'its size where the file is new (default 1G)', size)
     .option('--json', 'one JSON document a line for each event')
-    .action(async (addresses: string[], { nvmeFile, nvmeSize, ...options }) => {
+    .action(async (addresses: string[], { nvmeFile, nvmeSize, socketPath = [], ...options }) => {
       const { serve } = await import('./commands/serve.js');
-      await serve(addresses, { ...options, host: { nvmeFile, nvmeSize } }, io);
+      await serve(addresses, { ...options, socketPath, host: { nvmeFile, nvmeSize } }, io);
     });
 
   program

@@ -8,8 +8,9 @@ import type { ServeEvent } from '../../src/commands/serve.js';
 import { folder, ROOT } from './run.js';
 
 /** The command as it is shipped. */
-export const BIN = join(import.meta.dirname, '../../dist/bin.js');
-if (!existsSync(BIN)) throw new Error('these tests run the built command: npm run build');
+export const BIN = join(import.meta.dirname, '../../bin/vfio.js');
+if (!existsSync(join(import.meta.dirname, '../../dist/bin.js')))
+  throw new Error('these tests run the built command: npm run build');
 
 const running = new Set<ChildProcess>();
 afterEach(() => {

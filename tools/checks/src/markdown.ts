@@ -1,0 +1,70 @@
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+
+export const ROOT = resolve(import.meta.dirname, '../../..');
+
+/** A block of code in a page. */
+export interface CodeBlock {
+  readonly language: string;
+  readonly code: string;
+  /** Of its first line of code, from 1. */
+  readonly line: number;
+}
+
+export interface Page {
+  /** From the root of the repository. */
+  readonly path: string;
+  readonly text: string;
+}
+
+/** Every page of the repository: those that are tracked, and new ones that will be. */
+export function pages(): Page[] {
+  const list = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '*.md'], {
+    cwd: ROOT,
+    encoding: 'utf8',
+  });
+  return list
+    .trimEnd()
+    .split('\n')
+    .filter((path) => !/(^|\/)(CHANGELOG\.md|fixtures\/)|^\.changeset\//.test(path))
+    .map((path) => ({ path, text: readFileSync(join(ROOT, path), 'utf8') }));
+}
+
+/** The fenced blocks of a page. */
+export function codeBlocks(text: string): CodeBlock[] {
+  const blocks: CodeBlock[] = [];
+  for (const match of text.matchAll(/^```(\S*)[^\n]*\n([\s\S]*?)^```$/gm)) {
+    const line = text.slice(0, match.index).split('\n').length + 1;
+    blocks.push({ language: match[1] ?? '', code: match[2] ?? '', line });
+  }
+  return blocks;
+}
+
+/** What a page says, without its code. */
+export const prose = (text: string): string =>
+  text.replaceAll(/^```[\s\S]*?^```$/gm, '').replaceAll(/`[^`\n]*`/g, (code) => code.replaceAll(/[[\]()]/g, ' '));
+
+/** Targets of the links of a page. */
+export const links = (text: string): string[] =>
+  [...prose(text).matchAll(/\[[^\]]*\]\(([^)\s]+)\)/g)].map(([, target = '']) => target);
+
+/** Anchors of the headings of a page, as GitHub makes them. */
+export function anchors(text: string): string[] {
+  const headings = text.replaceAll(/^```[\s\S]*?^```$/gm, '').matchAll(/^#+ +(.*)$/gm);
+  return [...headings].map(([, heading = '']) =>
+    heading
+      .toLowerCase()
+      .replaceAll(/[^\p{L}\p{N} _-]/gu, '')
+      .replaceAll(' ', '-'),
+  );
+}
+
+/** The commands of a shell block: comments gone, continued lines joined. */
+export function commands(code: string): string[] {
+  return code
+    .replaceAll(/\\\n\s*/g, '')
+    .split('\n')
+    .map((line) => line.replace(/(^|\s+)#.*$/, '').trim())
+    .filter((line) => line !== '');
+}

@@ -1,0 +1,110 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, test } from 'vitest';
+import { codeBlocks, commands, pages, ROOT } from '../src/markdown.js';
+
+/**
+ * Commands that this test does not run, and what runs them instead: a file and what must be in it. Everything else in a
+ * `sh` block of a page is run here, from the root of the repository.
+ */
+const ELSEWHERE: Readonly<Record<string, readonly [file: string, says: string]>> = {
+  'npm ci': ['.ci/run', 'must npm ci'],
+  'npm ci && npm start': ['.ci/run', 'must npm start'],
+  'npm ci && npm test': ['.ci/run', 'may npm test'],
+  'npm test': ['.ci/run', 'may npm test'],
+  'npm run check': ['.ci/run', 'may npm run check'],
+  'npm run e2e': ['.ci/run', 'may npm run e2e'],
+  // What it would install is installed: the packages of this workspace.
+  'npm install @vfio/nvme-vfio-pci': ['package.json', '"packages/*"'],
+};
+
+const shown = pages().flatMap(({ path, text }) =>
+  codeBlocks(text)
+    .filter(({ language }) => language === 'sh')
+    .flatMap(({ code, line }) => commands(code).map((command) => ({ command, where: `${path}:${line}` }))),
+);
+
+const work = mkdtempSync(join(tmpdir(), 'vfio-docs-'));
+afterAll(() => rmSync(work, { recursive: true, force: true }));
+
+/** Starts a command of a page; its sockets and other files in /tmp go to a folder of this test. */
+function start(command: string): ChildProcess & { output: string } {
+  const child = Object.assign(
+    spawn(
+      'sh',
+      [
+        '-c',
+        `exec ${command}`
+          .replace('exec npx vfio', `exec ${process.execPath} packages/cli/bin/vfio.js`)
+          .replaceAll('/tmp/', `${work}/`),
+      ],
+      {
+        cwd: ROOT,
+        env: { ...process.env, VFIO_CACHE: join(work, 'cache') },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      },
+    ),
+    { output: '' },
+  );
+  for (const stream of [child.stdout, child.stderr]) {
+    stream?.setEncoding('utf8').on('data', (piece: string) => {
+      child.output += piece;
+    });
+  }
+  return child;
+}
+
+const here = [...new Map(shown.map((one) => [one.command, one])).values()].filter(
+  ({ command }) => !(command in ELSEWHERE),
+);
+
+test.each(here)(
+  '$where: $command',
+  async ({ command }) => {
+    const child = start(command);
+    const closed = once(child, 'close');
+    if (command.startsWith('npx vfio serve')) {
+      // It runs until it is asked to end, which it may be once it has said all.
+      child.stdout?.on('data', () => {
+        if (child.output.includes('SIGTERM ends it')) child.kill();
+      });
+    }
+    const [code] = await closed;
+    expect({ code, output: child.output }).toMatchObject({ code: 0, output: expect.stringMatching(/\S/) });
+  },
+  60_000,
+);
+
+test.each(Object.entries(ELSEWHERE))('run elsewhere: %s', (command, [file, says]) => {
+  expect(shown.map((one) => one.command)).toContain(command);
+  expect(readFileSync(join(ROOT, file), 'utf8')).toContain(says);
+});
+
+test('what the guide shows of `vfio serve` is what it prints', async () => {
+  const guide = readFileSync(join(ROOT, 'docs/guides/serve-to-qemu.md'), 'utf8');
+  const [first, printed] = codeBlocks(guide);
+  const child = start(commands(first?.code ?? '')[0] ?? '');
+  child.stdout?.on('data', () => {
+    if (child.output.includes('SIGTERM ends it')) child.kill();
+  });
+  await once(child, 'close');
+  expect(child.output.replaceAll(`${work}/`, '/tmp/')).toContain(printed?.code);
+});
+
+const cliPage = readFileSync(join(ROOT, 'docs/reference/cli.md'), 'utf8');
+const COMMANDS = ['list', 'match', 'info', 'serve', 'demo'];
+
+test.each([[[]], ...COMMANDS.map((name) => [[name]])])('the reference has every option of `vfio %s`', async (words) => {
+  const child = start(`npx vfio ${words.join(' ')} --help`);
+  await once(child, 'close');
+  const options = [...child.output.matchAll(/^ {2}(?:-\w, )?(--[\w-]+(?: <[\w.]+>)?)/gm)].map(([, option]) => option);
+  expect(options.length).toBeGreaterThan(0);
+  // By section, as far as it has some of its own.
+  const section = words.length === 0 ? '## For all commands' : `## vfio ${words[0]}`;
+  const text = cliPage.slice(cliPage.indexOf(section)).split(/\n## /)[0] ?? '';
+  const general = cliPage.slice(cliPage.indexOf('## For all commands')).split(/\n## /)[0] ?? '';
+  for (const option of options) expect(`${general}${text}`).toContain(`\`${option}\``);
+});
