@@ -9,8 +9,9 @@ import {
   VFIO_IRQ_SET_ACTION_UNMASK as UNMASK,
 } from '@vfio/uapi';
 import { describe, expect, test } from 'vitest';
+import { isNointxDevice } from '../../src/device/nointx.js';
 import type { EventTrigger, SetIrqsRequest, VfioDevice } from '../../src/index.js';
-import type { FakeFunction } from './fake-function.js';
+import { FakeFunction, FakeHost } from './fake-function.js';
 import { CountingTrigger, errnoOf, opened } from './helpers.js';
 
 function intx(flags: number, rest: Partial<SetIrqsRequest> = {}): SetIrqsRequest {
@@ -339,6 +340,19 @@ describe('setting INTx', () => {
     expect(dev.nointx).toBe(false);
     expect(device.getIrqInfo(0).count).toBe(1);
   });
+});
+
+test('INTx is known to be broken on the Intel 700 series and the X550, and on nobody else', () => {
+  const made = new FakeFunction(new FakeHost());
+  const isBroken = (vendor: number, device: number) =>
+    isNointxDevice(Object.assign(Object.create(made), { vendor, device }));
+  const broken = Array.from({ length: 0x1_0000 }, (_, device) => device).filter((device) => isBroken(0x8086, device));
+  expect(broken).toEqual([
+    ...[0x1563, 0x1572, 0x1574, 0x1580, 0x1581],
+    ...[0x1583, 0x1584, 0x1585, 0x1586, 0x1587, 0x1588, 0x1589, 0x158a, 0x158b],
+    ...[0x37d0, 0x37d1, 0x37d2],
+  ]);
+  expect(isBroken(0x1234, 0x1572)).toBe(false);
 });
 
 test('closing the device frees the line and the triggers', async () => {

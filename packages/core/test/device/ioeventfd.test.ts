@@ -1,3 +1,4 @@
+import { VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY, VFIO_DEVICE_FEATURE_SET } from '@vfio/uapi';
 import { describe, expect, test } from 'vitest';
 import type { IoeventfdRequest } from '../../src/index.js';
 import { ioBar, memoryBar } from './fake-function.js';
@@ -72,6 +73,29 @@ describe('ioeventfd', () => {
     device.ioeventfd(request({ width: 2 }));
     device.ioeventfd(request({ data: 1n }));
     expect(dev.ioeventfds.count).toBe(4);
+    expect(
+      errnoOf(() => device.ioeventfd(request({ data: 2n ** 64n + 1n }))),
+      'data has 64 bits',
+    ).toBe('EEXIST');
+  });
+
+  test('of a trigger that was signalled before stores at once', async () => {
+    const { device, fn } = await opened();
+    await enableMemory(device);
+    const trigger = new CountingTrigger();
+    trigger.pending = 1;
+    device.ioeventfd(request({ trigger }));
+    expect(fn.bars[0]!.space.bytes[0x10]).toBe(0x44);
+  });
+
+  test('stores nothing while the function sleeps, and wakes it not', async () => {
+    const { device, fn } = await opened({ bars: { 0: memoryBar(0x1000), 1: ioBar(0x40) }, pm: true });
+    await enableMemory(device);
+    const trigger = new CountingTrigger();
+    for (const region of [0, 1]) device.ioeventfd(request({ region, offset: 0, trigger }));
+    device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY | VFIO_DEVICE_FEATURE_SET });
+    trigger.signal();
+    expect([fn.bars[0]!.space.bytes[0], fn.bars[1]!.space.bytes[0], fn.power.at(-1)]).toEqual([0, 0, 3]);
   });
 
   test('is removed by null, once', async () => {

@@ -295,6 +295,18 @@ describe('first open and last close', () => {
     }
   });
 
+  test('an opening that waits for its turn while the device is taken away is ENODEV', async () => {
+    const { dev } = await rig();
+    const unlock = await dev.deviceSet!.lock.acquire();
+    const opening = errnoOfAsync(() => dev.open());
+    const gone = vfioPciCoreUnregisterDevice(dev);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    unlock();
+    expect(await opening).toBe('ENODEV');
+    await gone;
+    expect(dev.openCount).toBe(0);
+  });
+
   test('end bus mastering before anything else is taken away', async () => {
     const { device, fn } = await opened();
     await enableMemory(device);

@@ -300,7 +300,9 @@ describe('ROM', () => {
   });
 
   test('is EIO while memory decode is off, but its info tells whether it is valid', async () => {
-    const { device } = await opened({ rom: romOf([1]) });
+    const { device, fn } = await opened({ rom: romOf([1]) });
+    const read = fn.romSpace!.read.bind(fn.romSpace);
+    fn.romSpace!.read = (at, width) => ((fn.config.read(4, 2) & 2) === 0 ? -1 : read(at, width));
     await device.write(7, 4, Uint8Array.of(0, 0));
     expect(errnoOf(() => device.read(6, 0, new Uint8Array(4)))).toBe('EIO');
     expect(device.getRegionInfo(6).size).toBe(2048);
