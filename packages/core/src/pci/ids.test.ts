@@ -156,6 +156,7 @@ describe('new_id and remove_id', () => {
   test('[1.2.9a] new_id reads two to seven hex fields; only seven are complete', () => {
     expect(parseNewId('8086 10ed')).toEqual({ id: pciDevice(0x8086, 0x10ed), complete: false });
     expect(parseNewId(' 8086\t10ed \n').id).toEqual(pciDevice(0x8086, 0x10ed));
+    expect(parseNewId('0x8086 0X0000000010ED').id).toEqual(pciDevice(0x8086, 0x10ed));
     expect(parseNewId('1 2 3 4 5 6 ff')).toEqual({
       id: row({ vendor: 1, device: 2, subvendor: 3, subdevice: 4, class: 5, classMask: 6, driverData: 0xff }),
       complete: true,
@@ -167,6 +168,11 @@ describe('new_id and remove_id', () => {
     '',
     '8086',
     '8086 zz',
+    '8086 10ed zz',
+    '8086 10edzz',
+    '8086 0x',
+    '8086 -1',
+    '8086 100000000',
     '1 2 3 4 5 6 7 8',
     '1 2 3 4 5 6 fffffffffffffffff',
     '1 2 3 4 5 6 ffffffffffffffff',

@@ -114,7 +114,7 @@ export const IDS_PARAMETER_MAX = 1023;
 
 /** A hex number of up to 32 bits, with or without `0x`, as the kernel's `%x` reads it; undefined where it is none. */
 function parseHex32(text: string): number | undefined {
-  return /^(?:0[xX])?[0-9a-fA-F]{1,8}$/.test(text) ? Number.parseInt(text, 16) : undefined;
+  return /^(?:0[xX])?0*[0-9a-fA-F]{1,8}$/.test(text) ? Number.parseInt(text, 16) : undefined;
 }
 
 function invalidId(message: string, op: string): VfioError {
@@ -226,7 +226,7 @@ function splitFields(text: string): string[] {
 }
 
 function parseDriverData(text: string): number | undefined {
-  if (!/^(?:0[xX])?[0-9a-fA-F]{1,16}$/.test(text)) return undefined;
+  if (!/^(?:0[xX])?0*[0-9a-fA-F]{1,16}$/.test(text)) return undefined;
   const value = Number.parseInt(text, 16);
   return Number.isSafeInteger(value) ? value : undefined;
 }
