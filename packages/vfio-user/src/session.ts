@@ -17,6 +17,7 @@ import {
 } from '@vfio/uapi';
 import { type AttachHooks, type Attachment, attach } from './attach.js';
 import { LITTLE_ENDIAN } from './byte-order.js';
+import type { ChunkedVectors } from './chunked-vectors.js';
 import type { CompatMode, CompatPolicy } from './compat.js';
 import { Connection } from './connection.js';
 import type { Counters } from './counters.js';
@@ -86,6 +87,7 @@ export class ServerSession implements LoopSource, HandlerContext {
   migrationData: MigrationData | undefined;
   migrationState: number | undefined;
   readonly irqsGiven = new Set<number>();
+  readonly chunkedVectors = new Map<number, ChunkedVectors>();
   readonly #options: SessionOptions;
   readonly #connection: Connection;
   readonly #state: Int32Array;
@@ -601,6 +603,7 @@ export class ServerSession implements LoopSource, HandlerContext {
     this.migrationData = undefined;
     // The device's last close unmaps everything, once nothing uses it any more.
     await this.#step('closing the device', () => attachment.device.close());
+    for (const vectors of this.chunkedVectors.values()) vectors.clear();
   }
 
   async #step(what: string, run: () => unknown): Promise<void> {

@@ -1,11 +1,12 @@
 /** QEMU's client as it behaves: attaching, a guest at work, DMA by messages, leaving. */
-import { EDU, Edu } from '@vfio/emulated';
+import { type DeviceModel, EDU, Edu } from '@vfio/emulated';
 import { closeFd, eventfdRead, eventfdWrite } from '@vfio/native';
 import { VFIO_MIGRATION_STOP_COPY } from '@vfio/uapi';
 import { describe, expect, test } from 'vitest';
 import type { VfioUserServerOptions } from '../src/index.js';
 import { makeDevice, makeEdu } from './helpers/devices.js';
 import { deferred, FakeDevice } from './helpers/fake-device.js';
+import { generic } from './helpers/generic.js';
 import { turn, u16, u32, u64, until } from './helpers/raw-client.js';
 import { cleanup, eventfd, guestMemory, openFds, serve } from './helpers/serve.js';
 import { migratable } from './helpers/toy-migration.js';
@@ -215,6 +216,43 @@ describe('a guest at work', () => {
     }
     await peer.setIrqs(0x21, 2, 0, 0);
     expect(peer.stderr).toEqual([]);
+  });
+
+  test('[vfio-user 7.18] 32 MSI vectors come in two messages of 16, and each signals its own eventfd', async () => {
+    const { device, model } = await generic((ctx) => {
+      ctx.identity({ vendor: 1, device: 2, subvendor: 0, subdevice: 0, class: 0, revision: 0 });
+      ctx.msi({ vectors: 32, is64Bit: true });
+      const made: DeviceModel & { send(vector: number): void } = { send: (vector) => ctx.irq.send(vector) };
+      return made;
+    });
+    const { path, idle } = await serve(device);
+    const peer = qemu(path);
+    const { intxFd, errFd } = await peer.attach([]);
+    for (const fd of [intxFd, errFd]) closeFd(fd);
+    await peer.write(CONFIG, 4, u16(6));
+    const fds = Array.from({ length: 32 }, () => eventfd());
+    const before = openFds();
+    for (let round = 0; round < 2; round++) {
+      await peer.setIrqs(0x24, 1, 0, 32, fds);
+      for (const [vector, fd] of fds.entries()) {
+        model.send(vector);
+        expect(eventfdRead(fd)).toBe(1);
+      }
+      // Under KVM a vector's eventfd is swapped.
+      const other = eventfd();
+      await peer.setIrqs(0x24, 1, 5, 1, [other]);
+      model.send(5);
+      expect([eventfdRead(other), eventfdRead(fds[5]!)]).toEqual([1, 0]);
+      expect(openFds()).toBe(before + 32 + round + 1);
+      await peer.setIrqs(0x21, 1, 0, 0);
+      expect(openFds()).toBe(before + round + 1);
+    }
+    await peer.setIrqs(0x24, 1, 0, 32, fds);
+    expect(peer.stderr).toEqual([]);
+    peer.close();
+    await idle();
+    // Two more eventfds here; both ends of the connection and the server's copy of the ERR eventfd are gone.
+    expect(openFds()).toBe(before + 2 - 2 - 1);
   });
 
   test('[vfio-user 7.9] with memory that can be mapped every write is awaited, and the BAR is mapped for others without a descriptor', async () => {

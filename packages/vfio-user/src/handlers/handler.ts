@@ -1,5 +1,6 @@
 import type { MigrationData, VfioDevice } from '@vfio/core';
 import type { VfioError } from '@vfio/uapi';
+import type { ChunkedVectors } from '../chunked-vectors.js';
 import type { CompatPolicy } from '../compat.js';
 import type { ClientMemory } from '../dma.js';
 import type { AgreedLimits } from '../negotiation.js';
@@ -23,6 +24,8 @@ export interface HandlerContext {
   migrationState: number | undefined;
   /** Indexes of interrupts that the client gave descriptors for, or was found to have lost them. */
   readonly irqsGiven: Set<number>;
+  /** Triggers of indexes that cannot grow, by index. */
+  readonly chunkedVectors: Map<number, ChunkedVectors>;
   /** A sentence for the log. */
   warn(message: string): void;
   /** The same for what a posted command could not do; not every one of many is told. */

@@ -87,6 +87,7 @@ export class Qemu {
   #memory = false;
   /** Address space, for DMA messages. */
   ranges: readonly GuestRange[] = [];
+  /** The BARs that it has asked for. */
   regions: QemuRegion[] = [];
   /** Where the guest has put its BARs, by index. */
   readonly bars = new Map<number, number>();
@@ -233,13 +234,15 @@ export class Qemu {
     let { payload, fds } = await ask(32, 0);
     const argsz = payload.readUInt32LE(0);
     if (argsz > 32) ({ payload, fds } = await ask(argsz, 1));
-    return {
+    const region: QemuRegion = {
       flags: payload.readUInt32LE(4),
       size: Number(payload.readBigUInt64LE(16)),
       offset: Number(payload.readBigUInt64LE(24)),
       caps: payload.subarray(32),
       fd: fds[0],
     };
+    if (index < 6) this.regions[index] = region;
+    return region;
   }
 
   async irqInfo(index: number): Promise<{ flags: number; count: number }> {
@@ -393,7 +396,7 @@ export class Qemu {
     if ((flags & 2) === 0 || numRegions < 8 || numRegions > 100 || numIrqs < 3 || numIrqs > 50) {
       throw new PeerDied('no device: bad info');
     }
-    for (const index of [0, 1, 2, 3, 4, 5]) this.regions.push(await this.regionInfo(index));
+    for (const index of [0, 1, 2, 3, 4, 5]) await this.regionInfo(index);
     const configSize = (await this.regionInfo(CONFIG)).size;
     if (configSize !== 256 && configSize !== 4096) throw new PeerDied(`config space of ${configSize} bytes`);
     const err = await this.irqInfo(3);
