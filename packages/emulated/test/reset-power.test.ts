@@ -1,8 +1,8 @@
 import { PCI_CAP_ID_PM, PCI_CAP_ID_SSVID, PCI_COMMAND, PCI_EXT_CAP_ID_ERR, PCI_STATUS } from '@vfio/uapi';
 import { describe, expect, test } from 'vitest';
-import type { DeviceModel, FunctionContext, ResetKind } from '../src/index.js';
+import type { DeviceModel, EmulatedFunction, FunctionContext, ResetKind } from '../src/index.js';
 import { MemorySpace } from './helpers/memory-space.js';
-import { findCapability, findExtended, manualHost, setCommand, setMaster } from './helpers/setup.js';
+import { bareModel, findCapability, findExtended, manualHost, setCommand, setMaster } from './helpers/setup.js';
 
 type Declare = (ctx: FunctionContext) => void;
 
@@ -221,6 +221,33 @@ describe('DMA', () => {
       () => fn.dma.view(0, 4, false),
     ])
       expect(access).toThrow(expect.objectContaining({ errno: 'EFAULT' }));
+  });
+
+  test.each([
+    ['its bus mastering off', (port: EmulatedFunction) => setMaster(port, false)],
+    ['its power state D3hot', (port: EmulatedFunction) => port.setPowerState(3)],
+  ])('below a port with %s neither DMA nor a message gets through, and the request is aborted', (_what, close) => {
+    const { host } = manualHost();
+    const port = host.addRootPort({ address: '0000:00:1c.0', secondaryBus: 1 });
+    const fn = host.add({
+      address: '0000:01:00.0',
+      model: bareModel((ctx) => {
+        ctx.bar(0, { size: 4096, memory: true });
+        ctx.msi();
+      }),
+    });
+    setMaster(fn, true);
+    fn.attachDma(new MemorySpace(0x1000));
+    let messages = 0;
+    fn.interrupts.allocVectors('msi', 1);
+    fn.interrupts.setVectorHandler(0, () => void messages++);
+    fn.dma.write(0, new Uint8Array(4));
+    fn.irq.send(0);
+    expect([messages, fn.config.read(PCI_STATUS, 2) & 0x2000]).toEqual([1, 0]);
+    close(port);
+    expect(() => fn.dma.write(0, new Uint8Array(4))).toThrow(expect.objectContaining({ errno: 'EFAULT' }));
+    fn.irq.send(0);
+    expect([messages, fn.config.read(PCI_STATUS, 2) & 0x2000]).toEqual([1, 0x2000]);
   });
 
   test('an address that nobody claims sets Received Master Abort, which software clears by writing 1', () => {

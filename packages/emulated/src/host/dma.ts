@@ -9,13 +9,16 @@ import type { ConfigSpace } from '../config/config-space.js';
 export class FunctionDma {
   readonly #config: ConfigSpace;
   readonly #isPowered: () => boolean;
+  readonly #isForwarded: () => boolean;
   readonly #address: string;
   #space: DmaSpace | undefined;
 
-  constructor(config: ConfigSpace, address: string, isPowered: () => boolean) {
+  /** @param isForwarded the bridge above passes requests up */
+  constructor(config: ConfigSpace, address: string, isPowered: () => boolean, isForwarded: () => boolean) {
     this.#config = config;
     this.#address = address;
     this.#isPowered = isPowered;
+    this.#isForwarded = isForwarded;
   }
 
   /** Where requests go; undefined: nowhere. */
@@ -68,14 +71,12 @@ export class FunctionDma {
         op: 'dma',
         device: this.#address,
       });
-    if (space === undefined) {
-      this.#config.change(PCI_STATUS, 2, PCI_STATUS_REC_MASTER_ABORT, 0);
-      throw errnoError('EFAULT', `DMA ${what} at ${hex(iova)}+${hex(length)}: no address space is attached`, {
-        op: 'dma',
-        device: this.#address,
-      });
-    }
-    return space;
+    const isForwarded = this.#isForwarded();
+    if (space !== undefined && isForwarded) return space;
+    const why = isForwarded ? 'no address space is attached' : 'the bridge above passes nothing up';
+    return this.#abort(
+      errnoError('EFAULT', `DMA ${what} at ${hex(iova)}+${hex(length)}: ${why}`, { op: 'dma', device: this.#address }),
+    );
   }
 
   /** Nobody claimed the request: the function records it as it would an unsupported request. */

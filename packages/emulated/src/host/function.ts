@@ -102,8 +102,9 @@ export class EmulatedFunction<M extends DeviceModel = DeviceModel> implements Pc
     this.vf = vf;
     this.config = new ConfigSpace();
     const isPowered = (): boolean => this.#powerState === 0;
-    this.irq = new FunctionInterrupts(this.config, host.irqs, isPowered);
-    this.dma = new FunctionDma(this.config, this.address, isPowered);
+    const isForwarded = (): boolean => this.parent?.passesUp ?? true;
+    this.irq = new FunctionInterrupts(this.config, host.irqs, isPowered, isForwarded);
+    this.dma = new FunctionDma(this.config, this.address, isPowered, isForwarded);
     const { address, config, irq } = this;
     this.interrupts = new HostInterrupts(
       { address, config, interrupts: irq, open: (index) => this.open(index) },

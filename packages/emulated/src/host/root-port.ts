@@ -184,6 +184,13 @@ export class RootPort implements DeviceModel {
     return resource.start >= prefBase && last <= prefLimit;
   }
 
+  /** Whether requests from below go up: Bus Master Enable of a bridge is about those it forwards (PCIe Base 7.5.1.1.3). */
+  get passesUp(): boolean {
+    const { config } = this.#ctx;
+    const isOn = (config.get(PCI_COMMAND, 2) & PCI_COMMAND_MASTER) !== 0;
+    return isOn && config.present && !this.#inReset && this.#fn?.powerState === 0;
+  }
+
   /** Physical functions are told to the port so that it can reset them. */
   plug(child: EmulatedFunction): void {
     this.#children = [...this.#children, child];

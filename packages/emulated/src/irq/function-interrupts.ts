@@ -35,6 +35,7 @@ export class FunctionInterrupts {
   readonly #config: ConfigSpace;
   readonly #controller: IrqController;
   readonly #isPowered: () => boolean;
+  readonly #isForwarded: () => boolean;
   /** Offset of the MSI and MSI-X capabilities, 0 where there is none. */
   msiOffset = 0;
   msixOffset = 0;
@@ -50,10 +51,12 @@ export class FunctionInterrupts {
   #wasMsix = false;
   #functionMask = false;
 
-  constructor(config: ConfigSpace, controller: IrqController, isPowered: () => boolean) {
+  /** @param isForwarded the bridge above passes requests up */
+  constructor(config: ConfigSpace, controller: IrqController, isPowered: () => boolean, isForwarded: () => boolean) {
     this.#config = config;
     this.#controller = controller;
     this.#isPowered = isPowered;
+    this.#isForwarded = isForwarded;
   }
 
   /** How the function signals now. */
@@ -195,7 +198,7 @@ export class FunctionInterrupts {
 
   #post(address: number, addressHigh: number, data: number): void {
     if (!this.#config.present || !this.#isPowered()) return;
-    if ((this.#config.get(PCI_COMMAND, 2) & PCI_COMMAND_MASTER) === 0) return;
+    if ((this.#config.get(PCI_COMMAND, 2) & PCI_COMMAND_MASTER) === 0 || !this.#isForwarded()) return;
     this.#controller.deliver(address, addressHigh, data);
   }
 }
