@@ -68,7 +68,7 @@ export interface VfioUserServerOptions {
   readonly deferred?: DeferredWork;
   /** Gets one line for each message. @default none: tracing is off */
   readonly trace?: TraceSink | undefined;
-  /** Gets sentences for the log. @default process.emitWarning */
+  /** Gets sentences for the log, without the device's address. @default process.emitWarning, with it */
   readonly onWarning?: (message: string) => void;
   readonly onAttach?: (client: AttachedClient) => void;
   /** A client is gone and the device is closed. */
@@ -309,9 +309,8 @@ export class VfioUserServer implements LoopSource {
   }
 
   #warn(message: string): void {
-    const text = `${this.#provider.function.address}: ${message}`;
-    if (this.#options.onWarning !== undefined) this.#options.onWarning(text);
-    else process.emitWarning(text, 'VfioUserWarning');
+    if (this.#options.onWarning !== undefined) this.#options.onWarning(message);
+    else process.emitWarning(`${this.#provider.function.address}: ${message}`, 'VfioUserWarning');
   }
 }
 
