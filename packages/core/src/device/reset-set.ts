@@ -6,7 +6,7 @@ import { lockMemory, unlockMemory } from './memory.js';
 import { pmGet, setPowerState, settledPut } from './power.js';
 import { notifyReset, withSavedState } from './reset.js';
 
-/** The functions under a device's slot or bus that are not VFIO devices of its set; a bridge needs no driver. */
+/** The functions under a device's slot or bus that are not VFIO devices of its set: any of them, a bridge too, bars the reset. */
 export function foreignFunctions(dev: VfioPciCoreDevice): PciFunction[] {
   const scope = resetScopeOf(dev.fn);
   const set = dev.deviceSet;
