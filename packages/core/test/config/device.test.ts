@@ -92,6 +92,15 @@ describe('config space of an opened device', () => {
     expect(fn.config.read(0x10, 4)).toBe(bar);
   });
 
+  test('writes nothing back over D3hot to a function with NoSoftRst', async () => {
+    const { device, fn } = await opened({ pm: 'noSoftReset' });
+    await device.write(CONFIG, 0x0c, Uint8Array.of(0x10));
+    await setWord(device, PMCSR, 3);
+    fn.config.put(0x0c, 1, 0x08, 0xff);
+    await setWord(device, PMCSR, 0);
+    expect(fn.config.read(0x0c, 1)).toBe(0x08);
+  });
+
   test('resets by FLR, and everything that software had set is there afterwards', async () => {
     const { device, fn } = await opened({ exp: true });
     await setWord(device, 4, 0x0006);

@@ -454,10 +454,11 @@ describe('first open and last close', () => {
     device.setIrqs({ index: 2, flags: 0x24, start: 0, count: 1, triggers: [triggers[0]!] });
     device.setIrqs({ index: 4, flags: 0x24, start: 0, count: 1, triggers: [triggers[1]!] });
     device.ioeventfd({ region: 0, offset: 0, width: 4, data: 1n, trigger: triggers[2]! });
+    dev.dmaSpace.remote = { read: async () => {}, write: async () => {} };
     await device.close();
     expect(release).toHaveBeenCalledTimes(1);
     expect(triggers.map((trigger) => trigger.releases)).toEqual([1, 1, 1]);
-    expect(dev.dmaSpace.mappings).toBe(0);
+    expect([dev.dmaSpace.mappings, dev.dmaSpace.remote]).toEqual([0, undefined]);
   });
 
   test('a close whose driver fails is told and still closes', async () => {

@@ -618,6 +618,21 @@ describe('device regions', () => {
     expect(lasting.released).toBe(1);
   });
 
+  test('of a driver whose base cannot be opened are taken back', async () => {
+    const passing = counter();
+    const { dev, fn } = await rig({}, (core) => ({
+      ...core,
+      name: 'early',
+      async openDevice(made) {
+        made.registerDevRegion({ type: 1, subtype: 1, size: 1, flags: 1, ops: passing });
+        await core.openDevice(made);
+      },
+    }));
+    fn.resetError = 'EAGAIN';
+    expect(await errnoOfAsync(() => dev.open())).toBe('EAGAIN');
+    expect([dev.regions.length, passing.released]).toEqual([0, 1]);
+  });
+
   test('of another device have no index here', async () => {
     const one = await opened();
     const two = await opened();
