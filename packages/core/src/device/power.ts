@@ -121,7 +121,7 @@ function suspend(dev: VfioPciCoreDevice): MaybePromise<void> {
   power.intxMasked = dev.irqs.type === VFIO_PCI_INTX_IRQ_INDEX && maskIntx(dev);
   power.asleep = true;
   // Without the capability there is no state to go to; the device just counts as asleep.
-  if (power.pmAt === 0 || dev.vf.sriovActive) return undefined;
+  if (power.pmAt === 0) return undefined;
   return setPowerState(dev, 3);
 }
 

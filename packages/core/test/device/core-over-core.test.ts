@@ -277,9 +277,26 @@ describe('core over core', () => {
     await device.close();
   });
 
+  test("forgets what a driver's open registered when it closes", async () => {
+    const { device, upper } = await stacked(OPTIONS(), (core) => ({
+      ...core,
+      name: 'upper',
+      async openDevice(dev) {
+        await core.openDevice(dev);
+        dev.registerDevRegion({ type: 1, subtype: 2, size: 4096, flags: 1, ops: regionOps() });
+      },
+    }));
+    await device.close();
+    expect(upper.regions).toHaveLength(0);
+    const again = await upper.open();
+    expect(again.getInfo().numRegions).toBe(10);
+    await again.close();
+  });
+
   test('runs a driver with migration on a base without: its features, its reset', async () => {
     const toy = new ToyMigration(7);
-    const { device } = await stacked(OPTIONS(), toy.factory);
+    const { device, fn } = await stacked(OPTIONS(), toy.factory);
+    fn.resetScope = { kind: 'bus', functions: () => [fn], tryReset() {} };
     const state = () =>
       (device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | GET }) as { state: number }).state;
     const stop = () =>
@@ -287,6 +304,7 @@ describe('core over core', () => {
     expect(device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_MIGRATION | GET })).toEqual({ flags: 7 });
     for (const reset of [
       () => device.reset(),
+      () => device.hotReset({ flags: 0, owned: [fn.address] }),
       () => device.write(7, EXP_AT + 8, Uint8Array.of(0x10, 0x80)),
       () => device.write(7, EXP_AT + 9, Uint8Array.of(0x80)),
     ]) {
