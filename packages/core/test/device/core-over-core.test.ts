@@ -323,6 +323,19 @@ describe('core over core', () => {
     await device.close();
   });
 
+  test('knows that a function without FLR is not reset by its bit', async () => {
+    const toy = new ToyMigration(7);
+    const { device, fn, upper } = await stacked(OPTIONS(), toy.factory);
+    await device.close();
+    fn.config.put(EXP_AT + 4, 4, 0x8000);
+    fn.config.seal();
+    const again = await upper.open();
+    again.deviceFeature({ flags: VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | SET, value: { state: STATE.STOP } });
+    await again.write(7, EXP_AT + 8, Uint8Array.of(0x10, 0x80));
+    expect(toy.state).toBe(STATE.STOP);
+    await again.close();
+  });
+
   test("passes a migratable base's features to a driver without its own", async () => {
     const toy = new ToyMigration(1);
     const { device } = await stacked(OPTIONS(), plainOps, toy.factory);

@@ -538,6 +538,8 @@ describe('handles', () => {
     const reset = device.reset();
     const closed = device.close();
     expect(dev.openCount).toBe(1);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    expect(dev.config, 'nothing is taken down yet').toBeDefined();
     fn.slowReset = undefined;
     go();
     await reset;
