@@ -1,4 +1,6 @@
 import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
 
@@ -29,9 +31,20 @@ function violations(folder: string): string[] {
 }
 
 describe('layer rules', () => {
+  test('are stated for every package, in the configuration and in the documentation', () => {
+    const { forbidden } = createRequire(import.meta.url)(resolve(root, '.dependency-cruiser.cjs')) as {
+      forbidden: readonly { readonly name: string }[];
+    };
+    const page = readFileSync(resolve(root, 'docs/architecture/layers.md'), 'utf8');
+    for (const name of readdirSync(resolve(root, 'packages'))) {
+      expect(forbidden.map((rule) => rule.name)).toContain(`layers-${name}`);
+      expect(page).toContain(`\`${name}\``);
+    }
+  });
+
   test('hold in the packages', () => {
     expect(violations('packages')).toEqual([]);
-  }, 60_000);
+  }, 180_000);
 
   test('bite: a lower layer that imports a higher one, a driver that imports its sibling, Node in a pure package', () => {
     expect(violations('tools/checks/fixtures/layers')).toEqual([
@@ -39,5 +52,5 @@ describe('layer rules', () => {
       'layers-uapi: uapi/src/imports-core.ts',
       'pure-core: core/src/imports-node.ts',
     ]);
-  }, 60_000);
+  }, 180_000);
 });
