@@ -52,10 +52,10 @@ describe('the packages whose main entry is pure', () => {
       name: 'nvme_vfio_pci',
       ids: [0x36, 0x1b, 0x10, 0x00],
     });
-  }, 60_000);
+  });
 
   test('would be found out: by a built-in module of Node, by a global of Node', async () => {
     await expect(runAsPage('imports-node.ts')).rejects.toThrow('Dynamic require of "os"');
     await expect(runAsPage('uses-buffer.ts')).rejects.toThrow('Buffer is not defined');
-  }, 60_000);
+  });
 });

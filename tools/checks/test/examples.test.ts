@@ -74,4 +74,4 @@ test('every example is right by its types', () => {
   });
   const named = run.stdout.replaceAll(/\S*example-(\d+)\.ts/g, (_, index) => examples[Number(index)]?.where ?? '');
   expect(named).toBe('');
-}, 120_000);
+});

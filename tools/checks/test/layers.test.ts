@@ -44,7 +44,7 @@ describe('layer rules', () => {
 
   test('hold in the packages', () => {
     expect(violations('packages')).toEqual([]);
-  }, 180_000);
+  });
 
   test('bite: a lower layer that imports a higher one, a driver that imports its sibling, Node in a pure package', () => {
     expect(violations('tools/checks/fixtures/layers')).toEqual([
@@ -52,5 +52,5 @@ describe('layer rules', () => {
       'layers-uapi: uapi/src/imports-core.ts',
       'pure-core: core/src/imports-node.ts',
     ]);
-  }, 180_000);
+  });
 });
