@@ -11,7 +11,7 @@ export { COMPAT_MODES, type CompatMode, type CompatPolicy, compatPolicy } from '
 export { type CommandCount, Counters } from './counters.js';
 export type { ListenFd, ListenPath } from './listen-socket.js';
 export * from './negotiation.js';
-export { describePulse, PulseWatcher } from './pulse.js';
+export { describePulse, makePulse, PulseWatcher } from './pulse.js';
 export {
   type AttachedClient,
   type ListenOptions,

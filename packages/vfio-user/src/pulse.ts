@@ -12,6 +12,11 @@ export function describePulse(pulse: Int32Array): string {
   return `${name} of region ${pulse[PULSE.REGION]}, offset 0x${(pulse[PULSE.OFFSET]! >>> 0).toString(16)}`;
 }
 
+/** Where a loop shows what it does, in memory that a watcher in another thread can look at. */
+export function makePulse(): Int32Array {
+  return new Int32Array(new SharedArrayBuffer(PULSE.WORDS * Int32Array.BYTES_PER_ELEMENT));
+}
+
 /** Calls back when a loop of another thread has been in one handler for too long. */
 export class PulseWatcher {
   readonly #pulse: Int32Array;
@@ -21,7 +26,7 @@ export class PulseWatcher {
   #since = 0;
   #told = false;
 
-  /** @param pulse {@link PULSE}.WORDS of a SharedArrayBuffer that the loop writes */
+  /** @param pulse of {@link makePulse}, which the loop writes */
   constructor(
     pulse: Int32Array,
     limitMs: number,

@@ -46,7 +46,7 @@ export interface ServiceLoopOptions extends Omit<MessageLoopOptions, 'measureHan
   readonly maxDataXferSize?: number;
   /** Microseconds from which a handler is reported to its source. 0: not measured. @default 0 */
   readonly slowUs?: number;
-  /** Where to show what is being done, for a watcher in another thread: {@link PULSE}.WORDS of a SharedArrayBuffer. */
+  /** Where to show what is being done, for a watcher in another thread: see `makePulse`. */
   readonly pulse?: Int32Array;
 }
 
