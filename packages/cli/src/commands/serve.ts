@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { deviceSetKey, type ErrnoName, type PciFunction, VfioError, type VfioErrorCode } from '@vfio/core';
 import { createDemoHost, DEMO } from '@vfio/emulated';
+import { makePulse, PulseWatcher } from '@vfio/vfio-user';
 import type { Io } from '../io.js';
 import { paint } from '../output.js';
 import type { FromServer, HostOptions, ServeJob, ServeTarget, ToServer } from '../serve/messages.js';
@@ -37,6 +38,10 @@ export type ServeEvent =
 /** Said with every server, because QEMU does not say it. */
 const MIGRATION_NOTE =
   'do not migrate a guest that has such a device: QEMU moves the guest and loses the state of the device without a word';
+
+/** Milliseconds in one operation after which a thread is told to hang: its functions and their guests stand still. A guest's
+ * access is given up after 5 seconds. */
+const HANG_MS = 1000;
 
 /** sun_path of a Unix socket, without its NUL. */
 const MAX_SOCKET_PATH = 107;
@@ -123,6 +128,7 @@ export async function serve(addresses: readonly string[], options: ServeOptions,
       traceFile: options.trace === undefined ? undefined : resolve(io.cwd, options.trace),
       // Of the threads only the one that serves the controller may have its file open.
       hostOptions: mine.some(({ address }) => address === DEMO.nvme) ? options.host : {},
+      pulse: makePulse(),
     };
   });
   let ready = 0;
@@ -150,13 +156,23 @@ export async function serve(addresses: readonly string[], options: ServeOptions,
       }
     });
     worker.on('error', fail);
-    return new Promise<void>((done) => worker.once('exit', () => done()));
+    const watcher = watch(job, options, io);
+    return new Promise<void>((done) => worker.once('exit', () => done())).finally(() => watcher.stop());
   });
   io.signal.addEventListener('abort', stop, { once: true });
   if (io.signal.aborted) stop();
   await Promise.all(ended);
   io.signal.removeEventListener('abort', stop);
   if (failure !== undefined) throw failure;
+}
+
+/** Tells when a thread does not come back from an operation. It cannot tell itself. */
+function watch({ pulse, targets }: ServeJob, options: ServeOptions, io: Io): PulseWatcher {
+  const address = targets.length === 1 ? (targets[0]?.address ?? null) : null;
+  return new PulseWatcher(pulse, HANG_MS, (what, _socket, milliseconds) => {
+    const message = `${what} has not come back for ${milliseconds} ms: what this thread serves stands still`;
+    tell({ type: 'warning', address, message }, options, io);
+  });
 }
 
 /** The error of a thread, as the error that it was. */

@@ -15,6 +15,8 @@ export interface ServeJob {
   readonly compat: string | undefined;
   readonly traceFile: string | undefined;
   readonly hostOptions: HostOptions;
+  /** Shared: where the thread shows what it does, for the command to see when it does not come back. */
+  readonly pulse: Int32Array;
 }
 
 /** How the emulated host is made. */

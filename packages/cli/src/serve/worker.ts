@@ -4,7 +4,7 @@
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { deviceOf, isVfioError, messageOf } from '@vfio/core';
-import { type CompatMode, VfioUserServer } from '@vfio/vfio-user';
+import { type CompatMode, ServiceLoop, VfioUserServer } from '@vfio/vfio-user';
 import { installedDrivers } from '../drivers.js';
 import { bindFunction, findFunction, openSession } from '../session.js';
 import { createHost } from './host.js';
@@ -20,9 +20,11 @@ async function serve(job: ServeJob): Promise<() => Promise<void>> {
   const trace = job.traceFile === undefined ? undefined : new TraceFile(job.traceFile, warn);
   const drivers = await installedDrivers({ cwd: job.cwd, env: process.env, warn });
   const session = openSession(createHost(job.hostOptions), drivers, warn);
+  const loop = new ServiceLoop({ slowUs: 1000, pulse: job.pulse });
   const servers: VfioUserServer[] = [];
   const stop = async (): Promise<void> => {
     await Promise.all(servers.map((server) => server.close()));
+    loop.close();
     for (const fn of session.bus.functions()) if (session.bus.isBound(fn)) await session.bus.unbind(fn);
     await session.bus.close();
     trace?.close();
@@ -33,6 +35,7 @@ async function serve(job: ServeJob): Promise<() => Promise<void>> {
       const bound = await bindFunction(session, fn, driver);
       const device = deviceOf(session.bus, fn);
       const server = new VfioUserServer(device, {
+        loop,
         ...(job.compat === undefined ? {} : { compat: job.compat as CompatMode }),
         ...(trace === undefined ? {} : { trace: (line: string) => trace.write(line) }),
         onWarning: (message) => warn(message, address),
