@@ -8,6 +8,7 @@ const MAY_IMPORT = {
   native: ['uapi'],
   'vfio-pci': ['core', 'uapi'],
   'nvme-vfio-pci': ['core', 'uapi'],
+  'mlx5-vfio-pci': ['core', 'uapi'],
   emulated: ['core', 'uapi'],
   testing: ['core', 'uapi'],
   'vfio-user': ['core', 'native', 'uapi'],
@@ -15,7 +16,7 @@ const MAY_IMPORT = {
 };
 
 /** Packages whose main entry also runs in a browser: no Node built-ins outside the folder `src/node`. */
-const PURE = ['uapi', 'core', 'vfio-pci', 'nvme-vfio-pci', 'emulated', 'testing'];
+const PURE = ['uapi', 'core', 'vfio-pci', 'nvme-vfio-pci', 'mlx5-vfio-pci', 'emulated', 'testing'];
 
 const sources = (name) => `(^|/)packages/${name}/src/`;
 const TESTS = '\\.(test|prop\\.test)\\.ts$';

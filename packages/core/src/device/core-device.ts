@@ -62,6 +62,8 @@ export class VfioPciCoreDevice implements VfioDeviceProvider {
   /** VFIO_MIGRATION_*; with {@link migrationOps}, set in `init` and never changed. */
   migrationFlags = 0;
   migrationOps: VfioMigrationOps<VfioPciCoreDevice> | undefined = undefined;
+  /** Why a device whose driver could migrate it cannot be: a condition that is missing. Said where migration is asked for. */
+  whyNotMigratable: string | undefined = undefined;
   logOps: VfioLogOps<VfioPciCoreDevice> | undefined = undefined;
   /** The user understands VFIO_PRECOPY_INFO_REINIT (feature 12); until the last close. */
   precopyInfoV2 = false;

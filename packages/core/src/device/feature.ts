@@ -116,7 +116,11 @@ function optionalFeature(
     case VFIO_DEVICE_FEATURE_MIGRATION:
     case VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
     case VFIO_DEVICE_FEATURE_MIG_DATA_SIZE:
-      throw dev.error('ENOTTY', 'MIGRATION', 'the device cannot be migrated: its driver has no migration ops');
+      throw dev.error(
+        'ENOTTY',
+        'MIGRATION',
+        `the device cannot be migrated: ${dev.whyNotMigratable ?? 'its driver has no migration ops'}`,
+      );
     case VFIO_DEVICE_FEATURE_DMA_LOGGING_START:
     case VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP:
     case VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT:

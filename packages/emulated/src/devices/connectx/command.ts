@@ -1,6 +1,7 @@
 import { hex } from '@vfio/uapi';
 import { STATUS } from './constants.js';
 import { type Field, getField, Layout, setField } from './fields.js';
+import type { FunctionRecord } from './function-record.js';
 import type { HcaFunction } from './hca.js';
 
 /**
@@ -97,8 +98,8 @@ export class Call<Name extends string = string> {
   }
 
   /** The function that the command is about, by its number: 0 is the one itself. */
-  target(functionId: number): HcaFunction {
-    const target = this.fn.firmware.functionById(this.fn, functionId);
+  target(functionId: number): FunctionRecord {
+    const target = this.fn.firmware.recordById(this.fn, functionId);
     if (target === undefined)
       throw new CommandError(STATUS.BAD_PARAM, SYNDROME.UNKNOWN_FUNCTION, `there is no function ${functionId}`);
     return target;

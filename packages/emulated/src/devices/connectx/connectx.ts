@@ -5,6 +5,7 @@ import { CHECKSUM } from './command-queue.js';
 import { DeviceMemory } from './device-memory.js';
 import { Engine } from './engine.js';
 import { type CommandRecord, Firmware } from './firmware.js';
+import { FunctionRecord } from './function-record.js';
 import { addGateway } from './gateway.js';
 import { HcaFunction } from './hca.js';
 import type { FirmwareVersion } from './init-segment.js';
@@ -68,24 +69,22 @@ export class ConnectX implements DeviceModel {
       vectors: VECTORS,
       ...(onCommand === undefined ? {} : { onCommand }),
     });
-    this.hca = new HcaFunction(ctx, this.firmware, {
-      id: 0,
-      vhcaId: 0,
-      barSize: BAR_SIZE,
-      capabilities: capabilities(0, without),
-      pages: options.pages ?? { boot: 16, init: 64 },
-    });
-    this.firmware.add(this.hca);
+    const totalVfs = options.totalVfs ?? 4;
+    const record = new FunctionRecord(0, capabilities(0, without), options.pages ?? { boot: 16, init: 64 });
+    this.firmware.add(record);
+    for (let id = 1; id <= totalVfs; id++)
+      this.firmware.add(new FunctionRecord(id, capabilities(id, without), VF_PAGES));
+    this.hca = new HcaFunction(ctx, this.firmware, record, BAR_SIZE);
+    record.live = this.hca;
     declareFunction(ctx, this.hca, BAR_SIZE);
     addGateway(ctx);
     ctx.aer();
     ctx.ari();
     ctx.sriov({
-      totalVfs: options.totalVfs ?? 4,
+      totalVfs,
       device: CONNECTX_VF_DEVICE,
       bars: { 0: { size: VF_BAR_SIZE, is64Bit: true, prefetchable: true } },
-      model: (vf, index) =>
-        new ConnectXVf(vf, this, index, options.vfMemory ?? 0x100000, capabilities(index + 1, without)),
+      model: (vf, index) => new ConnectXVf(vf, this, index, options.vfMemory ?? 0x100000),
     });
   }
 
@@ -95,7 +94,6 @@ export class ConnectX implements DeviceModel {
 
   removed(): void {
     this.hca.reset();
-    this.firmware.remove(this.hca);
   }
 }
 
@@ -108,7 +106,7 @@ export class ConnectXVf implements DeviceModel {
   readonly #owner: ConnectX;
   readonly #index: number;
 
-  constructor(ctx: FunctionContext, owner: ConnectX, index: number, memoryBytes: number, values: CapabilityValues) {
+  constructor(ctx: FunctionContext, owner: ConnectX, index: number, memoryBytes: number) {
     this.#owner = owner;
     this.#index = index;
     ctx.identity({
@@ -118,18 +116,13 @@ export class ConnectXVf implements DeviceModel {
       subdevice: 0x0021,
       class: 0x020700,
     });
-    this.hca = new HcaFunction(ctx, owner.firmware, {
-      id: index + 1,
-      vhcaId: index + 1,
-      barSize: VF_BAR_SIZE,
-      capabilities: values,
-      pages: VF_PAGES,
-    });
+    const record = owner.firmware.record(index + 1);
+    this.hca = new HcaFunction(ctx, owner.firmware, record, VF_BAR_SIZE);
+    record.live = this.hca;
     this.memory = new DeviceMemory(memoryBytes);
     this.engine = new Engine(ctx, this.hca.dma, this.memory);
     this.migration = new VhcaMigration(this.hca, this.engine, this.memory);
     this.hca.virtual = this;
-    owner.firmware.add(this.hca);
     owner.virtualFunctions.set(index, this);
     declareFunction(ctx, this.hca, VF_BAR_SIZE);
   }
@@ -140,7 +133,7 @@ export class ConnectXVf implements DeviceModel {
 
   removed(): void {
     this.hca.reset();
-    this.#owner.firmware.remove(this.hca);
+    if (this.hca.record.live === this.hca) this.hca.record.live = undefined;
     if (this.#owner.virtualFunctions.get(this.#index) === this) this.#owner.virtualFunctions.delete(this.#index);
   }
 }

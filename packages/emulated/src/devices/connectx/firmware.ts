@@ -2,6 +2,7 @@ import { hex } from '@vfio/uapi';
 import { Call, type Command, CommandError, SYNDROME } from './command.js';
 import { COMMANDS } from './commands/index.js';
 import { DELIVERY, EVENT, STATUS } from './constants.js';
+import type { FunctionRecord } from './function-record.js';
 import type { HcaFunction } from './hca.js';
 import type { FirmwareVersion } from './init-segment.js';
 
@@ -40,7 +41,7 @@ export class Firmware {
   /** The register of this name: 0 little-endian, 0x80 big-endian. */
   hostEndianness = 0;
   readonly #onCommand: ((record: CommandRecord) => void) | undefined;
-  readonly #functions = new Map<number, HcaFunction>();
+  readonly #records = new Map<number, FunctionRecord>();
   /** Answers that a test has put in place of the next ones, by opcode. */
   readonly #injected = new Map<number, { readonly status: number; readonly syndrome: number }[]>();
   /** Commands that never end, by opcode: how often. */
@@ -59,27 +60,40 @@ export class Firmware {
     return ((major << 24) | (minor << 16) | subminor) >>> 0;
   }
 
-  add(fn: HcaFunction): void {
-    this.#functions.set(fn.id, fn);
+  add(record: FunctionRecord): void {
+    this.#records.set(record.id, record);
   }
 
-  remove(fn: HcaFunction): void {
-    if (this.#functions.get(fn.id) === fn) this.#functions.delete(fn.id);
+  /** @throws RangeError for a function that the device cannot have: a mistake of the model. */
+  record(id: number): FunctionRecord {
+    const record = this.#records.get(id);
+    if (record === undefined) throw new RangeError(`function ${id}`);
+    return record;
   }
 
-  get functions(): Iterable<HcaFunction> {
-    return this.#functions.values();
+  get records(): Iterable<FunctionRecord> {
+    return this.#records.values();
   }
 
   /** The function that `fn` means by a number: 0 is itself, others only the physical function may name. */
-  functionById(fn: HcaFunction, id: number): HcaFunction | undefined {
-    if (id === 0) return fn;
-    return fn.id === 0 ? this.#functions.get(id) : undefined;
+  recordById(fn: HcaFunction, id: number): FunctionRecord | undefined {
+    if (id === 0) return fn.record;
+    return fn.id === 0 ? this.#records.get(id) : undefined;
   }
 
+  /** The function with a VHCA id, while it is there. */
   functionByVhca(vhcaId: number): HcaFunction | undefined {
-    for (const fn of this.#functions.values()) if (fn.vhcaId === vhcaId) return fn;
+    for (const record of this.#records.values()) if (record.vhcaId === vhcaId) return record.live;
     return undefined;
+  }
+
+  /** Starts anew: the physical function was reset. */
+  forget(): void {
+    for (const record of this.#records.values()) {
+      record.live?.stop();
+      record.forget();
+    }
+    this.hostEndianness = 0;
   }
 
   /** The next command of this kind ends with a status, without having been carried out. */
@@ -95,14 +109,14 @@ export class Firmware {
   }
 
   /** Tells software, where it has said that it wants to know, how many pages a function needs or can give back. */
-  askForPages(fn: HcaFunction): void {
-    const owner = this.#functions.get(0);
+  askForPages(record: FunctionRecord): void {
+    const owner = this.#records.get(0)?.live;
     // Without a queue for it nobody would hear; asked again when there is one.
     if (owner?.hears(EVENT.PAGE_REQUEST) !== true) return;
-    const wanted = fn.pages.wanted();
+    const wanted = record.pages.wanted();
     if (wanted === 0) return;
     void owner.post(EVENT.PAGE_REQUEST, 0, (data) => {
-      data.setUint16(2, fn.id);
+      data.setUint16(2, record.id);
       data.setInt32(4, wanted);
     });
   }

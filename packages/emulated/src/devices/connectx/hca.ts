@@ -1,7 +1,7 @@
 import type { AccessWidth } from '@vfio/core';
 import type { BarHandler } from '../../host/bar.js';
 import type { FunctionContext } from '../../model.js';
-import { Capabilities, type CapabilityValues } from './capabilities.js';
+import type { Capabilities } from './capabilities.js';
 import { CommandError, SYNDROME } from './command.js';
 import { CommandQueue } from './command-queue.js';
 import type { CompletionQueue } from './completion-queue.js';
@@ -10,10 +10,11 @@ import type { DeviceMemory } from './device-memory.js';
 import { ENGINE, type Engine } from './engine.js';
 import { EventQueue, type EventQueueShape } from './event-queue.js';
 import type { Firmware } from './firmware.js';
+import type { FunctionRecord } from './function-record.js';
 import { readResources, writeResources } from './hca-image.js';
 import { InitSegment, NIC_INTERFACE, type SegmentOwner } from './init-segment.js';
 import type { MemoryKey } from './memory-key.js';
-import { type PageNeeds, PageSupply } from './page-supply.js';
+import type { PageSupply } from './page-supply.js';
 import type { PageTracker } from './page-tracker.js';
 import type { QueuePair } from './queue-pair.js';
 import { ResourceTable } from './resources.js';
@@ -36,26 +37,13 @@ export interface VirtualParts {
   readonly migration: VhcaMigration;
 }
 
-/** What distinguishes a function of the device. */
-export interface HcaShape {
-  /** 0: the physical function; n: virtual function n - 1. */
-  readonly id: number;
-  readonly vhcaId: number;
-  readonly barSize: number;
-  readonly capabilities: CapabilityValues;
-  readonly pages: PageNeeds;
-}
-
 /** One function as the firmware knows it: registers, command queue, pages and resources. */
 export class HcaFunction implements BarHandler, SegmentOwner {
-  readonly id: number;
-  readonly vhcaId: number;
+  readonly record: FunctionRecord;
   readonly ctx: FunctionContext;
   readonly dma: TrackedDma;
   readonly firmware: Firmware;
   readonly segment: InitSegment;
-  readonly capabilities: Capabilities;
-  readonly pages: PageSupply;
   readonly eventQueues: ResourceTable<EventQueue>;
   readonly completionQueues: ResourceTable<CompletionQueue>;
   readonly queuePairs: ResourceTable<QueuePair>;
@@ -68,8 +56,6 @@ export class HcaFunction implements BarHandler, SegmentOwner {
   issi = 0;
   /** What software calls itself (SET_DRIVER_VERSION). */
   driverVersion = '';
-  /** The physical function has enabled this one; always so for itself. */
-  isAdmitted: boolean;
   /** Undefined on the physical function. */
   virtual: VirtualParts | undefined;
   #epoch = 0;
@@ -79,15 +65,11 @@ export class HcaFunction implements BarHandler, SegmentOwner {
   /** The first half of a completion queue's doorbell. */
   #cqDoorbell = 0;
 
-  constructor(ctx: FunctionContext, firmware: Firmware, shape: HcaShape) {
+  constructor(ctx: FunctionContext, firmware: Firmware, record: FunctionRecord, barSize: number) {
     this.ctx = ctx;
     this.dma = new TrackedDma(ctx.dma);
     this.firmware = firmware;
-    this.id = shape.id;
-    this.vhcaId = shape.vhcaId;
-    this.isAdmitted = shape.id === 0;
-    this.capabilities = new Capabilities(shape.capabilities);
-    this.pages = new PageSupply(shape.pages);
+    this.record = record;
     this.segment = new InitSegment(
       this,
       firmware.version,
@@ -96,7 +78,7 @@ export class HcaFunction implements BarHandler, SegmentOwner {
     );
     this.#queue = new CommandQueue(this.dma, (input, output, slot) => firmware.execute(this, input, output, slot));
     const { capabilities } = this;
-    const uarEnd = (shape.id === 0 ? shape.barSize : ENGINE.BASE) / ADAPTER_PAGE;
+    const uarEnd = (record.id === 0 ? barSize : ENGINE.BASE) / ADAPTER_PAGE;
     this.eventQueues = new ResourceTable('event queue', 1, capabilities.general('max_num_eqs') + 1);
     this.completionQueues = new ResourceTable('completion queue', 1, 2 ** capabilities.general('log_max_cq'));
     this.queuePairs = new ResourceTable('queue pair', 1, 2 ** capabilities.general('log_max_qp'));
@@ -108,8 +90,20 @@ export class HcaFunction implements BarHandler, SegmentOwner {
     this.trackers = new ResourceTable('page tracker', 1, 2 ** trackers);
   }
 
-  get address(): string {
-    return this.ctx.address;
+  get id(): number {
+    return this.record.id;
+  }
+
+  get vhcaId(): number {
+    return this.record.vhcaId;
+  }
+
+  get capabilities(): Capabilities {
+    return this.record.capabilities;
+  }
+
+  get pages(): PageSupply {
+    return this.record.pages;
   }
 
   /** Counts resets: what was started before one ends without effect. */
@@ -118,7 +112,7 @@ export class HcaFunction implements BarHandler, SegmentOwner {
   }
 
   get isInitializing(): boolean {
-    return !this.isAdmitted;
+    return !this.record.isAdmitted;
   }
 
   // BAR 0.
@@ -160,21 +154,26 @@ export class HcaFunction implements BarHandler, SegmentOwner {
 
   // Life.
 
-  /** The function was reset, or software asked for it. Its pages are forgotten: they are software's again. */
+  /**
+   * The function was reset, or software asked for it. The physical function takes the whole firmware with it; what it
+   * lent to a virtual one outlives the reset of that.
+   */
   reset(): void {
     this.#restart();
     this.segment.reset();
-    this.pages.reset();
-    this.capabilities.reset();
+    if (this.id === 0) this.firmware.forget();
+    else {
+      this.pages.setPhase('off');
+      this.capabilities.reset();
+    }
     this.virtual?.engine.reset();
     this.virtual?.memory.clear();
     this.virtual?.migration.reset();
   }
 
-  /** The physical function has cut this one off: nothing of it runs, its pages stay until they are taken. */
+  /** The physical function has cut this one off: nothing of it runs. */
   stop(): void {
     this.#restart();
-    this.pages.setPhase('off');
   }
 
   /** TEARDOWN_HCA: everything that was created is gone. */
@@ -222,14 +221,14 @@ export class HcaFunction implements BarHandler, SegmentOwner {
   /** Takes room for a context in software's pages. @throws CommandError (no resources) where there is none. */
   addContext(): void {
     const fits = this.pages.addContext();
-    this.firmware.askForPages(this);
+    this.firmware.askForPages(this.record);
     if (!fits)
       throw new CommandError(STATUS.NO_RESOURCES, SYNDROME.PAGES_MISSING, 'no page is left for another resource');
   }
 
   removeContext(): void {
     this.pages.removeContext();
-    this.firmware.askForPages(this);
+    this.firmware.askForPages(this.record);
   }
 
   /** Adds a resource that has a context. @throws CommandError where there is no room. */
@@ -256,7 +255,7 @@ export class HcaFunction implements BarHandler, SegmentOwner {
       (free) => new EventQueue(this.dma, this.ctx.irq, { ...shape, number: free }),
     );
     // There may be something that could not be told before.
-    for (const fn of this.firmware.functions) this.firmware.askForPages(fn);
+    for (const record of this.firmware.records) this.firmware.askForPages(record);
     return number;
   }
 

@@ -15,23 +15,22 @@ function wrongState(message: string): CommandError {
 export const lifecycleCommands: readonly Command[] = [
   command(OPCODE.ENABLE_HCA, 'ENABLE_HCA', { bytes: 16, fields: FUNCTION_ID, early: true }, 12, (call) => {
     const target = call.target(call.get('function_id'));
-    if (target !== call.fn) {
+    if (target !== call.fn.record) {
       target.isAdmitted = true;
       return;
     }
-    if (target.phase !== 'disabled') throw wrongState(`the function is ${target.phase} already`);
-    target.phase = 'enabled';
+    if (call.fn.phase !== 'disabled') throw wrongState(`the function is ${call.fn.phase} already`);
+    call.fn.phase = 'enabled';
   }),
   command(OPCODE.DISABLE_HCA, 'DISABLE_HCA', { bytes: 16, fields: FUNCTION_ID, early: true }, 12, (call) => {
     const target = call.target(call.get('function_id'));
-    if (target !== call.fn) {
-      // The virtual function is cut off, whatever its driver does. Its pages stay until they are taken.
-      target.isAdmitted = false;
-      target.stop();
+    if (target !== call.fn.record) {
+      // Whatever its driver does.
+      target.shutOut();
       return;
     }
-    if (target.phase === 'initialized') throw wrongState('the function is initialized: TEARDOWN_HCA comes first');
-    target.phase = 'disabled';
+    if (call.fn.phase === 'initialized') throw wrongState('the function is initialized: TEARDOWN_HCA comes first');
+    call.fn.phase = 'disabled';
   }),
   command(
     OPCODE.INIT_HCA,
@@ -46,7 +45,7 @@ export const lifecycleCommands: readonly Command[] = [
         throw new CommandError(STATUS.BAD_SYS_STATE, SYNDROME.PAGES_MISSING, `${missing} pages are missing`);
       fn.phase = 'initialized';
       fn.pages.setPhase('init');
-      fn.firmware.askForPages(fn);
+      fn.firmware.askForPages(fn.record);
     },
   ),
   command(OPCODE.TEARDOWN_HCA, 'TEARDOWN_HCA', { bytes: 16, fields: { profile: [0x50, 16] } }, 16, (call) => {

@@ -46,7 +46,7 @@ export const pageCommands: readonly Command[] = [
             addresses.add(address);
           }
           target.pages.give(addresses);
-          if (target.pages.missing('boot') === 0 && target.phase !== 'initialized') target.pages.setPhase('boot');
+          if (target.pages.missing('boot') === 0 && target.live?.phase !== 'initialized') target.pages.setPhase('boot');
           fn.firmware.askForPages(target);
           return;
         }

@@ -1,0 +1,9 @@
+/**
+ * The physical function of a ConnectX: boots it and talks to its firmware. The role of `mlx5_core` in the kernel.
+ *
+ * @packageDocumentation
+ */
+export type { General2Caps, GeneralCaps, TrackerCaps } from './capabilities.js';
+export { type AllocateMemory, type DmaBuffer, DmaPool } from './dma-pool.js';
+export { MLX5_CORE, type Mlx5Core, type Mlx5CoreOptions, mlx5CoreDriver } from './driver.js';
+export { Hca, type HcaOptions } from './hca.js';

@@ -1,0 +1,30 @@
+import type { VfioOpsFactory } from '@vfio/core';
+import { VFIO_MIGRATION_P2P, VFIO_MIGRATION_PRE_COPY, VFIO_MIGRATION_STOP_COPY } from '@vfio/uapi';
+import { Mlx5DirtyLog } from './dirty.js';
+import { Mlx5Migration } from './migration.js';
+import type { Support } from './support.js';
+
+/** The table: core's, with what the firmware can do attached before registration. */
+export function mlx5Ops(support: Support): VfioOpsFactory {
+  return (core) => ({
+    ...core,
+    name: 'mlx5-vfio-pci',
+
+    init(dev) {
+      core.init(dev);
+      dev.whyNotMigratable = support.missing;
+      if (support.migration === undefined) return;
+      const migration = new Mlx5Migration(support.migration);
+      dev.migrationFlags = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY;
+      dev.migrationOps = migration.ops;
+      dev.resetDone.push(() => migration.reset());
+      support.onGone(() => migration.detach());
+      support.beforeRelease(() => migration.released);
+      const { hca } = support.migration.vhca;
+      if (hca.trackerCaps === undefined) return;
+      const log = new Mlx5DirtyLog(support.migration.vhca, hca.trackerCaps);
+      dev.logOps = log.ops;
+      support.onGone(() => log.detach());
+    },
+  });
+}

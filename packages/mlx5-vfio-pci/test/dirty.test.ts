@@ -1,0 +1,202 @@
+import { CONNECTX_ENGINE as ENGINE } from '@vfio/emulated';
+import {
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
+  VFIO_DEVICE_FEATURE_GET,
+  VFIO_DEVICE_FEATURE_SET,
+} from '@vfio/uapi';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { combineRanges } from '../src/dirty.js';
+import { MEMORY_BASE, MEMORY_BYTES, machine, PAGE, type Vf } from './helpers/setup.js';
+
+const SPACE = { iova: BigInt(MEMORY_BASE), length: BigInt(MEMORY_BYTES) };
+
+async function start(vf: Vf, ranges: readonly { iova: bigint; length: bigint }[] = [SPACE], pageSize = BigInt(PAGE)) {
+  const result = await vf.device.deviceFeature({
+    flags: VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+    value: { pageSize, ranges },
+  });
+  return (result as { pageSize: bigint }).pageSize;
+}
+
+const stop = (vf: Vf) =>
+  vf.device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP });
+
+/** Numbers of the pages of a program's memory that were written. */
+async function report(vf: Vf, range = SPACE): Promise<number[]> {
+  const pages = Number(range.length) / PAGE;
+  const bitmap = new Uint8Array(Math.ceil(pages / 64) * 8);
+  await vf.device.deviceFeature({
+    flags: VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
+    value: { ...range, pageSize: BigInt(PAGE), bitmap },
+  });
+  return Array.from({ length: pages }, (_, n) => n).filter((n) => ((bitmap[n >> 3] ?? 0) & (1 << (n & 7))) !== 0);
+}
+
+describe('ranges', () => {
+  const range = (iova: number, length: number) => ({ iova: BigInt(iova), length: BigInt(length) });
+
+  test('are merged over the smallest gaps', () => {
+    const ranges = [range(0, 10), range(100, 10), range(12, 10), range(300, 10)];
+    expect(combineRanges(ranges, 4)).toEqual([range(0, 10), range(12, 10), range(100, 10), range(300, 10)]);
+    expect(combineRanges(ranges, 3)).toEqual([range(0, 22), range(100, 10), range(300, 10)]);
+    expect(combineRanges(ranges, 2)).toEqual([range(0, 110), range(300, 10)]);
+    expect(combineRanges(ranges, 1)).toEqual([range(0, 310)]);
+  });
+
+  test('cover all that they covered, in as many as are allowed', () => {
+    fc.assert(
+      fc.property(
+        fc.uniqueArray(fc.integer({ min: 0, max: 500 }), { minLength: 1, maxLength: 40 }),
+        fc.integer({ min: 1, max: 40 }),
+        (places, limit) => {
+          const ranges = places.map((place) => range(place * 10, 1 + (place % 10)));
+          const combined = combineRanges(ranges, limit);
+          expect(combined.length).toBe(Math.min(limit, ranges.length));
+          for (const { iova, length } of ranges)
+            expect(combined.some((one) => one.iova <= iova && iova + length <= one.iova + one.length)).toBe(true);
+          for (const [i, one] of combined.entries())
+            if (i > 0) expect(one.iova).toBeGreaterThanOrEqual(combined[i - 1]!.iova + combined[i - 1]!.length);
+        },
+      ),
+    );
+  });
+});
+
+describe('logging', () => {
+  test('reports every page that the function wrote, and no other, once', async () => {
+    const { open } = await machine();
+    const vf = await open(0);
+    vf.start();
+    expect(await start(vf)).toBe(BigInt(PAGE));
+    expect(await report(vf)).toEqual([]);
+    await vf.run(ENGINE.COPY, 3 * PAGE, PAGE, 20 * PAGE + 100);
+    // The copy touches four pages, its descriptor the first.
+    expect(await report(vf)).toEqual([0, 20, 21, 22, 23]);
+    expect(await report(vf)).toEqual([]);
+    await stop(vf);
+  });
+
+  test('a random program: what differs in memory was reported', async () => {
+    const { open } = await machine();
+    const vf = await open(0);
+    vf.start();
+    await start(vf);
+    let seed = 12345;
+    const random = (below: number): number => {
+      seed = (Math.imul(seed, 1103515245) + 12345) >>> 0;
+      return seed % below;
+    };
+    for (let round = 0; round < 6; round++) {
+      const before = vf.memory.slice();
+      for (let i = 0; i < 10; i++) {
+        const length = 1 + random(9000);
+        const source = random(MEMORY_BYTES - length);
+        const destination = PAGE + random(MEMORY_BYTES - length - PAGE);
+        if (round % 2 === 0) vf.memory.fill(round * 10 + i, source, source + 1);
+        before.set(vf.memory.subarray(source, source + 1), source);
+        await vf.run(ENGINE.COPY, length, source, destination);
+      }
+      const reported = new Set(await report(vf));
+      for (let page = 1; page < MEMORY_BYTES / PAGE; page++) {
+        const same = Buffer.compare(
+          vf.memory.subarray(page * PAGE, (page + 1) * PAGE),
+          before.subarray(page * PAGE, (page + 1) * PAGE),
+        );
+        if (same !== 0) expect(reported, `round ${round}`).toContain(page);
+      }
+    }
+  });
+
+  test('reports more than one message holds', async () => {
+    const { open } = await machine();
+    const vf = await open(0);
+    vf.start();
+    const mapped = 0x4000_0000;
+    const big = new Uint8Array(mapped / 64);
+    vf.device.dmaMap({
+      iova: 0x1_0000_0000n,
+      size: BigInt(big.length),
+      readable: true,
+      writable: true,
+      memory: { bytes: big, fd: undefined, fdOffset: 0 },
+    });
+    await start(vf, [{ iova: 0x1_0000_0000n, length: BigInt(big.length) }]);
+    for (let at = 0; at < big.length; at += 0x100000)
+      await vf.run(ENGINE.COPY, 0x100000, 0, 0x1_0000_0000 - MEMORY_BASE + at);
+    const pages = await report(vf, { iova: 0x1_0000_0000n, length: BigInt(big.length) });
+    expect(pages.length).toBe(big.length / PAGE);
+  });
+
+  test('tracks in pages that the firmware can, and says which', async () => {
+    const { open } = await machine();
+    const vf = await open(0);
+    vf.start();
+    expect(await start(vf, [{ iova: SPACE.iova, length: 0x1000000n }], 0x1000000n)).toBe(0x200000n);
+    await vf.run(ENGINE.COPY, 8, PAGE, 70 * PAGE);
+    expect((await report(vf)).length).toBe(MEMORY_BYTES / PAGE);
+  });
+
+  test('is started once, stopped any number of times, and reports only in between', async () => {
+    const { open } = await machine();
+    const vf = await open(0);
+    await expect(report(vf)).rejects.toMatchObject({ errno: 'EINVAL' });
+    await start(vf);
+    await expect(start(vf)).rejects.toMatchObject({ errno: 'EINVAL' });
+    await stop(vf);
+    await stop(vf);
+    await expect(report(vf)).rejects.toMatchObject({ errno: 'EINVAL' });
+  });
+
+  test('of more than the firmware can track is not supported', async () => {
+    const { open } = await machine();
+    const vf = await open(0);
+    await expect(start(vf, [{ iova: 0n, length: 1n << 60n }])).rejects.toMatchObject({ errno: 'EOPNOTSUPP' });
+  });
+
+  test('that failed once cannot be believed again', async () => {
+    const { open, connectx } = await machine();
+    const vf = await open(0);
+    await start(vf);
+    for (const tracker of connectx.hca.trackers.values()) tracker.fail();
+    await expect(report(vf)).rejects.toMatchObject({ errno: 'EIO' });
+    await expect(report(vf)).rejects.toMatchObject({ errno: 'EIO' });
+    await stop(vf);
+    await start(vf);
+    expect(await report(vf)).toEqual([]);
+  });
+
+  test('gives everything back when it stops', async () => {
+    const { open, connectx, hca } = await machine();
+    const vf = await open(0);
+    const held = hca().pool.used;
+    await start(vf);
+    expect(hca().pool.used).toBeGreaterThan(held);
+    await stop(vf);
+    expect(hca().pool.used).toBe(held);
+    const { trackers, queuePairs, completionQueues, memoryKeys, protectionDomains } = connectx.hca;
+    expect([trackers, queuePairs, completionQueues, memoryKeys, protectionDomains].map(({ size }) => size)).toEqual([
+      0, 0, 0, 0, 0,
+    ]);
+  });
+
+  test('is the DMA space’s own where the firmware cannot', async () => {
+    const { open, commands } = await machine({ connectx: { without: ['adv_virtualization'] } });
+    const vf = await open(0);
+    vf.start();
+    await start(vf);
+    await vf.run(ENGINE.COPY, 8, PAGE, 30 * PAGE);
+    expect(await report(vf)).toEqual([0, 30]);
+    expect(commands.some(({ name }) => name === 'CREATE_GENERAL_OBJECT')).toBe(false);
+  });
+
+  test('ends with the physical function', async () => {
+    const { open, bus, pf } = await machine();
+    const vf = await open(0);
+    await start(vf);
+    await bus.unbind(pf);
+    await expect(report(vf)).rejects.toMatchObject({ errno: 'ENOTCONN' });
+  });
+});

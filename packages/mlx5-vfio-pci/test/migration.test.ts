@@ -1,0 +1,400 @@
+import { CONNECTX_ENGINE as ENGINE } from '@vfio/emulated';
+import {
+  VFIO_DEVICE_FEATURE_GET,
+  VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
+  VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2,
+  VFIO_DEVICE_FEATURE_MIGRATION,
+  VFIO_DEVICE_FEATURE_SET,
+} from '@vfio/uapi';
+import { describe, expect, test } from 'vitest';
+import { drain, feed, type Machine, machine, PAGE, STATE, stream, type Vf } from './helpers/setup.js';
+
+const OP = { SUSPEND: 0x115, RESUME: 0x116, QUERY: 0x117, SAVE: 0x118, LOAD: 0x119 } as const;
+
+const migrationCommands = ({ commands }: Machine): string[] =>
+  commands
+    .filter(({ opcode }) => opcode >= OP.SUSPEND && opcode <= OP.LOAD)
+    .map(({ name, opMod }) => `${name.replace('_VHCA', '')} ${opMod}`);
+
+/** Everything that a session takes has been given back. */
+async function nothingHeld({ hca, connectx }: Machine): Promise<void> {
+  await expect.poll(() => [connectx.hca.memoryKeys.size, connectx.hca.protectionDomains.size]).toEqual([0, 0]);
+  expect(hca().pool.used).toBe(connectx.hca.pages.count + pagesOfVfs(connectx) + 3);
+}
+
+const pagesOfVfs = (connectx: Machine['connectx']): number =>
+  [...connectx.firmware.records].filter(({ id }) => id > 0).reduce((sum, { pages }) => sum + pages.count, 0);
+
+async function moved(source: Vf, target: Vf, state: Uint8Array): Promise<void> {
+  const data = await stream(target, STATE.RESUMING);
+  await feed(data, state);
+  await target.set(STATE.STOP);
+  source.moveTo(target);
+}
+
+describe('whether a function can be migrated', () => {
+  const flags = async (vf: Vf) =>
+    vf.device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIGRATION });
+
+  test('it can with a physical function of ours and a firmware that says so', async () => {
+    const { open, warnings } = await machine();
+    expect(await flags(await open(0))).toEqual({ flags: 7 });
+    expect(warnings).toEqual([]);
+  });
+
+  test.each<[string, Parameters<typeof machine>[0], RegExp]>([
+    ['the physical function is not ours', { boot: false }, /0000:01:00\.0 is not bound to mlx5_core/],
+    ['the firmware cannot migrate', { connectx: { without: ['migration'] } }, /capability migration\)/],
+    ['the firmware loads in one piece', { connectx: { without: ['migration_multi_load'] } }, /migration_multi_load/],
+    ['the firmware cannot track', { connectx: { without: ['migration_tracking_state'] } }, /migration_tracking_state/],
+    ['the function was not made migratable', { core: { migratable: false } }, /capability migratable/],
+  ])('it is passed through as it is where %s, and says so', async (_name, options, message) => {
+    const { open, warnings } = await machine(options);
+    const vf = await open(0);
+    await expect(flags(vf)).rejects.toMatchObject({ errno: 'ENOTTY', message: expect.stringMatching(message) });
+    expect(warnings).toEqual([expect.stringMatching(message)]);
+  });
+});
+
+describe('arcs', () => {
+  test('each is the command that the firmware wants, SUSPEND and RESUME with numbers of their own', async () => {
+    const made = await machine();
+    const vf = await made.open(0);
+    vf.start();
+    await vf.store(1, 1);
+    made.commands.length = 0;
+    const walk = async (...states: number[]) => {
+      made.commands.length = 0;
+      for (const state of states) await vf.set(state);
+      return migrationCommands(made);
+    };
+    expect(await walk(STATE.RUNNING_P2P)).toEqual(['SUSPEND 0']);
+    expect(await walk(STATE.STOP)).toEqual(['SUSPEND 1']);
+    expect(await walk(STATE.RUNNING_P2P)).toEqual(['RESUME 0']);
+    expect(await walk(STATE.RUNNING)).toEqual(['RESUME 1']);
+    expect(await walk(STATE.STOP)).toEqual(['SUSPEND 0', 'SUSPEND 1']);
+    expect(await walk(STATE.RUNNING)).toEqual(['RESUME 0', 'RESUME 1']);
+    expect(await walk(STATE.PRE_COPY, STATE.PRE_COPY_P2P, STATE.PRE_COPY, STATE.RUNNING)).toEqual([
+      'QUERY_MIGRATION_STATE 0',
+      'SAVE_STATE 0',
+      'SUSPEND 0',
+      'RESUME 1',
+      'SAVE_STATE 0',
+    ]);
+    expect(await walk(STATE.STOP_COPY, STATE.STOP, STATE.RESUMING, STATE.RUNNING)).toEqual([
+      'SUSPEND 0',
+      'SUSPEND 1',
+      'QUERY_MIGRATION_STATE 0',
+      'SAVE_STATE 0',
+      'RESUME 0',
+      'RESUME 1',
+    ]);
+    expect(made.commands.filter(({ status }) => status !== 0)).toEqual([]);
+    await nothingHeld(made);
+  });
+
+  test('the size of the state can be asked for at any time', async () => {
+    const { open } = await machine();
+    const vf = await open(0);
+    vf.start();
+    await vf.store(3, 1);
+    const size = async () => {
+      const result = await vf.device.deviceFeature({
+        flags: VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
+      });
+      return Number((result as { stopCopyLength: bigint }).stopCopyLength);
+    };
+    const before = await size();
+    await vf.store(4, 1);
+    expect(await size()).toBeGreaterThan(before);
+    await vf.set(STATE.STOP);
+    expect(await size()).toBeGreaterThan(before);
+  });
+});
+
+describe('moving', () => {
+  test('a stopped function: all that it was, from one machine to another', async () => {
+    const [from, to] = [await machine(), await machine()];
+    const [source, target] = [await from.open(0), await to.open(1)];
+    source.start();
+    for (const page of [0, 7, 63]) await source.store(page, 0x40 + page);
+    await source.run(ENGINE.COPY | ENGINE.INTERRUPT, 64, PAGE, 9 * PAGE);
+    source.write(ENGINE.SCRATCH, 0xabcd);
+    const state = await drain(await stream(source, STATE.STOP_COPY), 4096);
+    await moved(source, target, state);
+    await target.set(STATE.RUNNING);
+    for (const page of [0, 7, 63])
+      expect(target.model.memory.page(page)).toEqual(new Uint8Array(PAGE).fill(0x40 + page));
+    expect([ENGINE.SCRATCH, ENGINE.COMPLETED, ENGINE.INTERRUPTS].map((r) => target.register(r))).toEqual([
+      0xabcd, 4, 1,
+    ]);
+    // It goes on where it was.
+    target.memory.fill(0x11, PAGE, 2 * PAGE);
+    expect(await target.run(ENGINE.COPY | ENGINE.INTERRUPT, PAGE, PAGE, 5 * PAGE)).toBe(ENGINE.DONE);
+    expect(target.memory[5 * PAGE]).toBe(0x11);
+    expect(target.interrupts).toEqual([3]);
+    await source.set(STATE.STOP);
+    await nothingHeld(from);
+    await nothingHeld(to);
+  });
+
+  test('the whole stream is one that a reader of any piece size takes', async () => {
+    const { open } = await machine();
+    const [source, target] = [await open(0), await open(1)];
+    source.start();
+    await source.store(2, 9);
+    const state = await drain(await stream(source, STATE.STOP_COPY), 13);
+    const data = await stream(target, STATE.RESUMING);
+    await feed(data, state, 1);
+    await target.set(STATE.STOP);
+    expect(target.model.memory.page(2)[0]).toBe(9);
+  });
+
+  test('a function that runs: what changes meanwhile follows in increments', async () => {
+    const [from, to] = [await machine(), await machine()];
+    const [source, target] = [await from.open(0), await to.open(0)];
+    source.start();
+    await source.store(1, 1);
+    const saving = await stream(source, STATE.PRE_COPY);
+    const resuming = await stream(target, STATE.RESUMING);
+    await feed(resuming, await drain(saving));
+    for (let round = 2; round < 6; round++) {
+      await source.store(round, round);
+      await source.store(1, round);
+      const info = await saving.precopyInfo();
+      expect(info.initialBytes).toBe(0n);
+      expect(info.dirtyBytes).toBeGreaterThan(BigInt(2 * PAGE));
+      const increment = await drain(saving);
+      expect(increment.length).toBe(Number(info.dirtyBytes));
+      expect(increment.length).toBeLessThan(4 * PAGE);
+      await feed(resuming, increment);
+    }
+    expect(await saving.precopyInfo()).toMatchObject({ initialBytes: 0n, dirtyBytes: 0n });
+    await source.store(9, 9);
+    await source.set(STATE.PRE_COPY_P2P);
+    expect(await saving.precopyInfo()).toMatchObject({ dirtyBytes: 0n });
+    await source.set(STATE.STOP_COPY);
+    await feed(resuming, await drain(saving));
+    await target.set(STATE.STOP);
+    source.moveTo(target);
+    await target.set(STATE.RUNNING);
+    expect([1, 2, 3, 4, 5, 9].map((page) => target.model.memory.page(page)[0])).toEqual([5, 2, 3, 4, 5, 9]);
+    expect(await target.run(ENGINE.FETCH, PAGE, 9 * PAGE, 7 * PAGE)).toBe(ENGINE.DONE);
+    expect(target.memory[7 * PAGE]).toBe(9);
+    expect(from.commands.filter(({ status }) => status !== 0)).toEqual([]);
+    await source.set(STATE.STOP);
+    await nothingHeld(from);
+  });
+
+  test('a large state in chunks, with two of them in memory at the most', async () => {
+    const connectx = { vfMemory: 0x2000000 };
+    const [from, to] = [await machine({ connectx }), await machine({ connectx })];
+    const [source, target] = [await from.open(0), await to.open(0)];
+    for (let page = 0; page < 0x2000; page++)
+      source.model.memory.write(page * PAGE, new Uint8Array(PAGE).fill((page * 7) % 251));
+    source.start();
+    const saving = await stream(source, STATE.STOP_COPY);
+    const resuming = await stream(target, STATE.RESUMING);
+    const piece = new Uint8Array(0x40000);
+    let most = 0;
+    for (let count = 1; count > 0; ) {
+      count = await saving.read(piece);
+      await resuming.write(piece.subarray(0, count));
+      most = Math.max(most, from.connectx.hca.memoryKeys.size);
+    }
+    expect(most).toBeLessThanOrEqual(3);
+    await target.set(STATE.STOP);
+    for (const page of [0, 1, 0xfff, 0x1fff])
+      expect(target.model.memory.page(page)).toEqual(source.model.memory.page(page));
+    expect(from.commands.filter(({ opcode }) => opcode === OP.SAVE).length).toBeGreaterThan(3);
+  });
+
+  test('reading does not wait for the firmware while something is ready', async () => {
+    const { open, connectx } = await machine();
+    const source = await open(0);
+    source.start();
+    await source.store(1, 1);
+    const saving = await stream(source, STATE.PRE_COPY);
+    await drain(saving);
+    await source.store(2, 2);
+    await saving.precopyInfo();
+    const first = new Uint8Array(16);
+    await saving.read(first);
+    connectx.firmware.stall(OP.SAVE);
+    // Synchronous: no promise.
+    expect(saving.read(new Uint8Array(100))).toBe(100);
+    await source.device.reset();
+  });
+});
+
+describe('precopy info', () => {
+  test('calls the first image initial, and what follows dirty', async () => {
+    const { open } = await machine();
+    const source = await open(0);
+    source.start();
+    await source.store(1, 1);
+    const saving = await stream(source, STATE.PRE_COPY);
+    const before = await saving.precopyInfo();
+    expect(before).toMatchObject({ flags: 0, dirtyBytes: 0n });
+    const part = new Uint8Array(100);
+    await saving.read(part);
+    expect((await saving.precopyInfo()).initialBytes).toBe(before.initialBytes - 100n);
+    const rest = await drain(saving);
+    expect(BigInt(rest.length) + 100n).toBe(before.initialBytes);
+    await expect(Promise.resolve().then(() => saving.read(part))).rejects.toMatchObject({ errno: 'ENOMSG' });
+  });
+
+  test('begins anew where the firmware does, and only for a user who understands it', async () => {
+    for (const understands of [true, false]) {
+      const { open } = await machine();
+      const source = await open(0);
+      source.start();
+      await source.store(1, 1);
+      if (understands)
+        await source.device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 });
+      const saving = await stream(source, STATE.PRE_COPY);
+      await drain(saving);
+      source.model.migration.startAnew();
+      const info = await saving.precopyInfo();
+      expect(info.flags).toBe(understands ? 1 : 0);
+      expect(info[understands ? 'initialBytes' : 'dirtyBytes']).toBeGreaterThan(BigInt(PAGE));
+      expect(info[understands ? 'dirtyBytes' : 'initialBytes']).toBe(0n);
+      expect(BigInt((await drain(saving)).length)).toBe(info.initialBytes + info.dirtyBytes);
+    }
+  });
+});
+
+describe('when the firmware', () => {
+  test('loses track in pre-copy, there is nothing to read, and the last image is a whole one', async () => {
+    const { open, connectx } = await machine();
+    const [source, target] = [await open(0), await open(1)];
+    source.start();
+    await source.store(1, 1);
+    const saving = await stream(source, STATE.PRE_COPY);
+    const first = await drain(saving);
+    await source.store(2, 2);
+    connectx.firmware.inject(OP.SAVE, 0x9);
+    await saving.precopyInfo();
+    await expect(drain(saving)).resolves.toHaveLength(0);
+    expect(await saving.precopyInfo()).toMatchObject({ initialBytes: 0n, dirtyBytes: 0n });
+    await source.set(STATE.STOP_COPY);
+    const last = await drain(saving);
+    await moved(source, target, new Uint8Array([...first, ...last]));
+    expect([1, 2].map((page) => target.model.memory.page(page)[0])).toEqual([1, 2]);
+  });
+
+  test('refuses an arc, the function is where it was', async () => {
+    const { open, connectx } = await machine();
+    const vf = await open(0);
+    connectx.firmware.inject(OP.SUSPEND, 0x6);
+    await expect(vf.set(STATE.RUNNING_P2P)).rejects.toMatchObject({ errno: 'EBUSY' });
+    expect(await vf.state()).toBe(STATE.RUNNING);
+    await vf.set(STATE.RUNNING_P2P);
+    connectx.firmware.inject(OP.SUSPEND, 0x1);
+    await expect(vf.set(STATE.STOP)).rejects.toMatchObject({ errno: 'EIO' });
+    expect(await vf.state()).toBe(STATE.RUNNING_P2P);
+  });
+
+  test('does not answer, nobody knows where the function is: an error that only a reset leaves', async () => {
+    const { open, connectx } = await machine({ core: { commandTimeoutMs: 50 } });
+    const vf = await open(0);
+    connectx.firmware.stall(OP.SUSPEND);
+    await expect(vf.set(STATE.RUNNING_P2P)).rejects.toMatchObject({ errno: 'ETIMEDOUT' });
+    expect(await vf.state()).toBe(STATE.ERROR);
+    await expect(vf.set(STATE.RUNNING)).rejects.toMatchObject({ errno: 'EINVAL' });
+    await vf.device.reset();
+    expect(await vf.state()).toBe(STATE.RUNNING);
+  });
+
+  test('fails to save a stopped function, the reader is told and the function goes on', async () => {
+    const { open, connectx } = await machine();
+    const vf = await open(0);
+    connectx.firmware.inject(OP.SAVE, 0x1);
+    const saving = await stream(vf, STATE.STOP_COPY);
+    await expect(drain(saving)).rejects.toMatchObject({ errno: 'ENODEV' });
+    await vf.set(STATE.RUNNING);
+    expect(await vf.state()).toBe(STATE.RUNNING);
+  });
+
+  test('cannot finish a pre-copy, the function is back where it was', async () => {
+    const { open, connectx } = await machine();
+    const vf = await open(0);
+    await stream(vf, STATE.PRE_COPY);
+    await vf.set(STATE.PRE_COPY_P2P);
+    connectx.firmware.inject(OP.QUERY, 0x1);
+    await expect(vf.set(STATE.STOP_COPY)).rejects.toMatchObject({ errno: 'EIO' });
+    expect(await vf.state()).toBe(STATE.PRE_COPY_P2P);
+    // Another try succeeds: the firmware has stopped tracking meanwhile, so all of it is sent.
+    await vf.set(STATE.STOP_COPY);
+    await vf.set(STATE.RUNNING);
+  });
+
+  test('cannot finish a pre-copy, the user may give up too', async () => {
+    const { open, connectx } = await machine();
+    const vf = await open(0);
+    await stream(vf, STATE.PRE_COPY);
+    await vf.set(STATE.PRE_COPY_P2P);
+    connectx.firmware.inject(OP.QUERY, 0x1);
+    await expect(vf.set(STATE.STOP_COPY)).rejects.toMatchObject({ errno: 'EIO' });
+    await vf.set(STATE.RUNNING);
+    expect(await vf.state()).toBe(STATE.RUNNING);
+  });
+
+  test('refuses an image, the stream is dead and the function in error', async () => {
+    const { open, connectx } = await machine();
+    const [source, target] = [await open(0), await open(1)];
+    const state = await drain(await stream(source, STATE.STOP_COPY));
+    const data = await stream(target, STATE.RESUMING);
+    connectx.firmware.inject(OP.LOAD, 0x3);
+    await expect(feed(data, state)).rejects.toMatchObject({ errno: 'EINVAL' });
+    await expect(data.write(state)).rejects.toMatchObject({ errno: 'ENODEV' });
+    await expect(target.set(STATE.STOP)).rejects.toMatchObject({ errno: 'EINVAL' });
+    await target.device.reset();
+    expect(await target.state()).toBe(STATE.RUNNING);
+  });
+});
+
+describe('a reset', () => {
+  test.each(Object.entries(STATE).filter(([name]) => name !== 'ERROR'))(
+    'in %s lets the function run and ends its streams',
+    async (_name, state) => {
+      const made = await machine();
+      const vf = await made.open(0);
+      await vf.store(1, 1);
+      const data = await vf.set(state);
+      await vf.device.reset();
+      expect(await vf.state()).toBe(STATE.RUNNING);
+      if (data !== undefined)
+        await expect(Promise.resolve().then(() => data.read(new Uint8Array(10)))).rejects.toMatchObject({
+          errno: 'ENODEV',
+        });
+      await nothingHeld(made);
+      vf.start();
+    },
+  );
+});
+
+describe('the physical function', () => {
+  test('that goes takes migration with it, and leaves nothing behind', async () => {
+    const { open, bus, pf, connectx } = await machine();
+    const vf = await open(0);
+    const saving = await stream(vf, STATE.PRE_COPY);
+    const gone = bus.unbind(pf);
+    await expect(Promise.resolve().then(() => vf.set(STATE.RUNNING))).rejects.toMatchObject({ errno: 'ENOTCONN' });
+    await expect(Promise.resolve().then(() => saving.read(new Uint8Array(8)))).rejects.toMatchObject({
+      errno: 'ENODEV',
+    });
+    await gone;
+    expect([connectx.hca.memoryKeys.size, connectx.hca.pages.count]).toEqual([0, 0]);
+  });
+
+  test('has one owner', async () => {
+    const { host, pf } = await machine();
+    const { OpsRegistry, PciBus } = await import('@vfio/core');
+    const { mlx5CoreDriver } = await import('../src/hca/index.js');
+    const other = new PciBus(host, { ops: new OpsRegistry() });
+    await other.register(mlx5CoreDriver());
+    await expect(other.bindOverride(pf, 'mlx5_core')).rejects.toMatchObject({ errno: 'EBUSY' });
+    await other.close();
+  });
+});
