@@ -5,5 +5,5 @@
  * @packageDocumentation
  */
 export * from './device.js';
-export * from './ids.js';
 export { MLX5_CORE, type Mlx5Core, type Mlx5CoreOptions, mlx5CoreDriver } from './hca/driver.js';
+export * from './ids.js';
