@@ -1,3 +1,4 @@
+import { constants } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import { ERRNO, type ErrnoName, errnoName, errnoNumber } from './errno.js';
 import { errnoError, hex, isVfioError, messageOf, VFIO_ERROR_CODES, VfioError } from './errors.js';
@@ -11,6 +12,14 @@ describe('errno', () => {
     expect(errnoName(25)).toBe('ENOTTY');
     expect(errnoName(0)).toBeUndefined();
     expect(errnoName(4095)).toBeUndefined();
+  });
+
+  test('are those of this system, and there is no gap but the two that Linux has', () => {
+    const system = Object.entries(constants.errno).filter(([name]) => name !== 'EWOULDBLOCK' && name !== 'ENOTSUP');
+    expect(system.length).toBeGreaterThan(70);
+    expect(system.filter(([name, number]) => ERRNO[name as ErrnoName] !== number)).toEqual([]);
+    const unnamed = Array.from({ length: 133 }, (_, at) => at + 1).filter((number) => errnoName(number) === undefined);
+    expect(unnamed).toEqual([41, 58]);
   });
 
   test('each number has one name', () => {
