@@ -203,7 +203,7 @@ describe('a device in another thread', () => {
 
   test('that does not answer in time fails the call, and the client is of no more use', async () => {
     const { path } = await serveInThread('scripted');
-    const client = VfioUserBlockingClient.connect(path, identity(), { timeoutMs: 60 });
+    const client = VfioUserBlockingClient.connect(path, identity(), { timeoutMs: 300 });
     cleanup(() => client.close());
     expect(() => client.read(0, SCRIPT.STALL, new Uint8Array(4))).toThrow(
       expect.objectContaining({ code: 'ERR_VFIO_TIMEOUT', errno: 'ETIMEDOUT', op: 'REGION_READ' }),
@@ -375,7 +375,7 @@ describe('[vfio-user 7.24] a server’s command before its reply', () => {
 
   test('does not keep a call beyond its time, however many there are', async () => {
     const { connect, server } = against();
-    const client = await connect([], { timeoutMs: 50 });
+    const client = await connect([], { timeoutMs: 200 });
     for (let n = 0; n < 50; n++) await server.send(message(n, 11, u64(0, 1)));
     expect(() => client.getInfo()).toThrow(expect.objectContaining({ code: 'ERR_VFIO_TIMEOUT' }));
   });

@@ -322,7 +322,7 @@ test('of the second sockets that a VERSION reply brings, the named one is kept a
 
 describe('a call that is not answered in time', () => {
   test('fails alone; its late reply is dropped and its descriptors are closed', async () => {
-    const all = await played({ max_msg_fds: 16 }, { timeoutMs: 30 });
+    const all = await played({ max_msg_fds: 16 }, { timeoutMs: 300 });
     const fd = eventfd();
     const before = openFds();
     const call = all.client.getRegionInfo(0);
@@ -338,7 +338,7 @@ describe('a call that is not answered in time', () => {
   });
 
   test('does not make the client ask for more: a range of triggers is given up at once', async () => {
-    const all = await played({ max_msg_fds: 1 }, { timeoutMs: 30 });
+    const all = await played({ max_msg_fds: 1 }, { timeoutMs: 300 });
     const released: number[] = [];
     const triggers = [0, 1, 2].map((vector) => ({
       ...callbackTrigger(() => {}),

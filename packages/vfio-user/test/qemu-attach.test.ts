@@ -369,7 +369,7 @@ describe('[vfio-user 7.23] a device that takes too long', () => {
   test('and is answered after QEMU has given up, ends the connection: what the deadline is for', async () => {
     const gate = deferred<number>();
     const { path } = await serve(new FakeDevice({ write: () => gate.promise }), { deadlineMs: 60_000 });
-    const peer = qemu(path, { timeoutMs: 30 });
+    const peer = qemu(path, { timeoutMs: 300 });
     await peer.version();
     peer.regions = [{ flags: 7, size: 4096, offset: 0, caps: Buffer.alloc(0), fd: undefined }];
     await expect(peer.write(0, 0, u32(1))).rejects.toBeInstanceOf(PeerDied);
