@@ -298,6 +298,20 @@ describe('[vfio-user 7.24] a server’s command is served', () => {
     expect(calls).toEqual(['read 10000+2', 'write 10001 6,7', 'read 10800+2', 'readBig 1000000000000000']);
   });
 
+  test('from the map that follows, while the unmap of its addresses is on its way', async () => {
+    const first = mapping(0x10000n, PAGE);
+    const second = mapping(0x10000n, 2 * PAGE);
+    first.data.fill(1);
+    second.data.fill(2);
+    const { server, client } = await mapped(first.request);
+    const calls = [client.dmaUnmap(0x10000n, BigInt(PAGE)), client.dmaMap(second.request)];
+    const requests = [await server.receive(), await server.receive()];
+    expect((await asks(server, READ, u64(0x10000, 1))).payload[16]).toBe(2);
+    for (const request of requests) await server.send(replyTo(request, request.payload.subarray(0, 24)));
+    await Promise.all(calls);
+    expect([first.released.length, second.released.length]).toEqual([1, 0]);
+  });
+
   test('while calls of the client wait, and before their replies', async () => {
     const { request, data } = mapping(0x10000n, PAGE);
     data.fill(1);
