@@ -1,5 +1,4 @@
-import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 
 export const ROOT = resolve(import.meta.dirname, '../../..');
@@ -18,17 +17,17 @@ export interface Page {
   readonly text: string;
 }
 
-/** Every page of the repository: those that are tracked, and new ones that will be. */
-export function pages(): Page[] {
-  const list = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '*.md'], {
-    cwd: ROOT,
-    encoding: 'utf8',
+/** Folders that are not the repository's own: what was installed, built or kept for later, and what is wrong on purpose. */
+const PASSED_OVER = new Set(['node_modules', 'dist', 'build', 'fixtures', '.changeset', '.git', '.nx', '.cache']);
+
+/** Every page of the repository. */
+export function pages(folder = ''): Page[] {
+  return readdirSync(join(ROOT, folder), { withFileTypes: true }).flatMap((entry) => {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) return PASSED_OVER.has(entry.name) ? [] : pages(path);
+    if (!path.endsWith('.md') || entry.name === 'CHANGELOG.md') return [];
+    return [{ path, text: readFileSync(join(ROOT, path), 'utf8') }];
   });
-  return list
-    .trimEnd()
-    .split('\n')
-    .filter((path) => !/(^|\/)(CHANGELOG\.md|fixtures\/)|^\.changeset\//.test(path))
-    .map((path) => ({ path, text: readFileSync(join(ROOT, path), 'utf8') }));
 }
 
 /** The fenced blocks of a page. */
