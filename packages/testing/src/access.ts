@@ -1,11 +1,16 @@
 import { isVfioError, type VfioDeviceClient } from '@vfio/core';
 import {
   PCI_BASE_ADDRESS_0,
+  PCI_CAP_ID_MSIX,
   PCI_CAPABILITY_LIST,
   PCI_COMMAND,
   PCI_COMMAND_IO,
   PCI_COMMAND_MASTER,
   PCI_COMMAND_MEMORY,
+  PCI_MSIX_ENTRY_SIZE,
+  PCI_MSIX_FLAGS,
+  PCI_MSIX_FLAGS_QSIZE,
+  PCI_MSIX_TABLE,
   PCI_STATUS,
   PCI_STATUS_CAP_LIST,
   VFIO_PCI_CONFIG_REGION_INDEX,
@@ -110,6 +115,15 @@ export async function bars(device: VfioDeviceClient): Promise<Bar[]> {
     found.push({ index, size, io, is64Bit: !io && (register & 6) === 4 });
   }
   return found;
+}
+
+/** Where the MSI-X table lies; undefined without one. */
+export async function msixTable(device: VfioDeviceClient) {
+  const at = await findCapability(device, PCI_CAP_ID_MSIX);
+  if (at === undefined) return undefined;
+  const place = await readConfig(device, at + PCI_MSIX_TABLE, 4);
+  const vectors = ((await readConfig(device, at + PCI_MSIX_FLAGS, 2)) & PCI_MSIX_FLAGS_QSIZE) + 1;
+  return { bar: place & 7, offset: place & ~7, size: vectors * PCI_MSIX_ENTRY_SIZE };
 }
 
 /** The errno of a call that may be refused; undefined where it was not. */

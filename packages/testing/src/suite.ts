@@ -6,6 +6,7 @@ import { dma } from './groups/dma.js';
 import { features } from './groups/features.js';
 import { identity } from './groups/identity.js';
 import { interrupts } from './groups/interrupts.js';
+import { ioeventfd } from './groups/ioeventfd.js';
 import { lifecycle } from './groups/lifecycle.js';
 import { regions } from './groups/regions.js';
 import { reset } from './groups/reset.js';
@@ -16,6 +17,7 @@ const GROUPS: readonly RuleGroup[] = [
   regions,
   configSpace,
   interrupts,
+  ioeventfd,
   reset,
   dma,
   dirtyLog,

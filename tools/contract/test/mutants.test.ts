@@ -523,7 +523,7 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
     }),
   },
   'cannot add a vector': {
-    breaks: ['vectors are added in pieces where the type can grow, else that is refused and the others go on'],
+    breaks: ['vectors are added in pieces where the type can grow; elsewhere they may be, or are refused with EINVAL'],
     ops: irqs((request, set, dev) => {
       if (request.flags === EVENTFD_TRIGGER && request.index === 2 && request.start > 0) {
         for (const trigger of request.triggers ?? []) trigger?.release();
@@ -543,7 +543,38 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
     ),
   },
 
+  // ioeventfd
+  'takes every ioeventfd': {
+    breaks: [
+      'one outside a BAR, past its end, over the MSI-X table or of an odd width is refused with EINVAL',
+      'the same store again is refused with EEXIST, and none can be removed that is not there: ENODEV',
+    ],
+    ops: (core) => ({
+      ioeventfd: (dev, request) =>
+        forgives(['EINVAL', 'EEXIST', 'ENODEV'], () => core.ioeventfd(dev, request), undefined),
+    }),
+  },
+  'leaks the triggers of its ioeventfds': {
+    breaks: ['its trigger is let go of once: when it is removed, when it is refused, at close'],
+    ops: (core) => ({
+      ioeventfd: (dev, request) => core.ioeventfd(dev, { ...request, trigger: kept(request.trigger) }),
+    }),
+  },
+
   // reset
+  'names its neighbour in a hot reset': {
+    breaks: ['a hot reset says what it takes with it, the function itself among it'],
+    ops: (core) => ({
+      getHotResetInfo: (dev) => {
+        const info = core.getHotResetInfo(dev);
+        return { ...info, devices: info.devices.map((one) => ({ ...one, devfn: one.devfn + 8 })) };
+      },
+    }),
+  },
+  'hot-resets for everybody': {
+    breaks: ['a hot reset that owns nothing, or has flags, is refused with EINVAL'],
+    ops: () => ({ hotReset: () => {} }),
+  },
   'says it can be reset and cannot': {
     breaks: ['works where the device says so, else it is refused with EINVAL'],
     ops: () => ({

@@ -23,7 +23,7 @@ import {
   VFIO_PCI_MSIX_IRQ_INDEX,
   VFIO_PCI_REQ_IRQ_INDEX,
 } from '@vfio/uapi';
-import { findCapability, readConfig } from '../access.js';
+import { findCapability, readConfig, refusal } from '../access.js';
 import { check, equal, fails, notApplicable } from '../assert.js';
 import type { RuleGroup } from '../contract.js';
 import { arrives, CountingTrigger } from '../trigger.js';
@@ -221,19 +221,20 @@ export const interrupts: RuleGroup = {
         await disarm(device, index);
       }
     },
-    'vectors are added in pieces where the type can grow, else that is refused and the others go on': async (
+    'vectors are added in pieces where the type can grow; elsewhere they may be, or are refused with EINVAL': async (
       device,
     ) => {
       for (const { index, vectors, canGrow } of await types(device)) {
         if (index === INTX || vectors < 2) continue;
         const [first] = await arm(device, index, 1);
         const more = new CountingTrigger();
-        if (canGrow) {
-          equal(await setTriggers(device, index, 1, [more]), 0, `result of adding to ${index}`);
+        // A vfio-user server may take what the kernel does not: its clients send many descriptors in several messages.
+        const errno = await refusal(setTriggers(device, index, 1, [more]));
+        if (errno === undefined) {
           await loopback(device, index, 0, 2);
           await signalled([first!, more], [1, 1], `type ${index}, added vector`);
         } else {
-          await fails(() => setTriggers(device, index, 1, [more]), 'EINVAL', `adding a vector to type ${index}`);
+          check(!canGrow && errno === 'EINVAL', `adding a vector to type ${index}: failed with ${errno}`);
           equal(more.releases, 1, 'releases of the trigger that was refused');
           await loopback(device, index, 0);
           await signalled([first!], [1], `type ${index} after the refusal`);

@@ -1,10 +1,6 @@
 import type { RegionInfo, VfioDeviceClient } from '@vfio/core';
 import {
-  PCI_CAP_ID_MSIX,
   PCI_MSIX_ENTRY_SIZE,
-  PCI_MSIX_FLAGS,
-  PCI_MSIX_FLAGS_QSIZE,
-  PCI_MSIX_TABLE,
   VFIO_PCI_CONFIG_REGION_INDEX,
   VFIO_PCI_NUM_REGIONS,
   VFIO_PCI_ROM_REGION_INDEX,
@@ -16,7 +12,7 @@ import {
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_REGION_INFO_FLAG_WRITE,
 } from '@vfio/uapi';
-import { bars, decode, findCapability, readBytes, readConfig, refusal } from '../access.js';
+import { bars, decode, msixTable, readBytes, refusal } from '../access.js';
 import { check, equal, fails, notApplicable, sameBytes } from '../assert.js';
 import type { RuleGroup } from '../contract.js';
 
@@ -45,15 +41,6 @@ async function allRegions(device: VfioDeviceClient): Promise<RegionInfo[]> {
 function areasOf({ caps, size }: RegionInfo): readonly { readonly offset: number; readonly size: number }[] {
   const cap = caps.find(({ id }) => id === VFIO_REGION_INFO_CAP_SPARSE_MMAP);
   return cap !== undefined && 'areas' in cap ? cap.areas : [{ offset: 0, size }];
-}
-
-/** Where the MSI-X table lies. */
-async function msixTable(device: VfioDeviceClient) {
-  const at = await findCapability(device, PCI_CAP_ID_MSIX);
-  if (at === undefined) return undefined;
-  const place = await readConfig(device, at + PCI_MSIX_TABLE, 4);
-  const vectors = ((await readConfig(device, at + PCI_MSIX_FLAGS, 2)) & PCI_MSIX_FLAGS_QSIZE) + 1;
-  return { bar: place & 7, offset: place & ~7, size: vectors * PCI_MSIX_ENTRY_SIZE };
 }
 
 const NO_MSIX = 'the device has no MSI-X';

@@ -1,4 +1,4 @@
-import type { VfioDeviceClient } from '@vfio/core';
+import { isVfioError, parsePciAddress, type VfioDeviceClient } from '@vfio/core';
 import { PCI_COMMAND, VFIO_DEVICE_FLAGS_RESET, VFIO_PCI_CONFIG_REGION_INDEX } from '@vfio/uapi';
 import { bars, decode, readBytes, readConfig } from '../access.js';
 import { check, equal, fails, notApplicable, sameBytes } from '../assert.js';
@@ -16,6 +16,19 @@ const whereReset =
     if (!(await hasReset(device))) notApplicable('the device cannot be reset');
     await rule(device, options);
   };
+
+/** Neither slot nor bus can be reset, a function without a group, or a protocol that has no such call. */
+const NO_HOT_RESET = ['ENODEV', 'EPERM', 'ENOTTY'];
+
+function withoutHotReset(error: unknown): never {
+  if (isVfioError(error) && NO_HOT_RESET.includes(error.errno ?? '')) notApplicable('there is no hot reset');
+  throw error;
+}
+
+function placeOf(address: string) {
+  const { domain, bus, device, function: number } = parsePciAddress(address);
+  return { segment: domain, bus, devfn: (device << 3) | number };
+}
 
 export const reset: RuleGroup = {
   group: 'reset',
@@ -54,6 +67,24 @@ export const reset: RuleGroup = {
       await fails(() => device.dmaMap({ ...request, size: size / 2n }), 'EEXIST', 'mapping a part of it again');
       await device.dmaUnmap(iova, size);
     }),
+    'a hot reset says what it takes with it, the function itself among it': async (device, { driver }) => {
+      const info = await device.getHotResetInfo().catch(withoutHotReset);
+      check(info.devices.length > 0, 'a hot reset takes no function');
+      if (driver === undefined) return;
+      const { segment, bus, devfn } = placeOf(driver.function.address);
+      check(
+        info.devices.some((one) => one.segment === segment && one.bus === bus && one.devfn === devfn),
+        `${driver.function.address} is not among what its hot reset takes`,
+      );
+    },
+    'a hot reset that owns nothing, or has flags, is refused with EINVAL': async (device) => {
+      await device.getHotResetInfo().catch(withoutHotReset);
+      for (const request of [
+        { flags: 0, owned: [] },
+        { flags: 1, owned: [] },
+      ])
+        await fails(() => device.hotReset(request), 'EINVAL', `a hot reset with flags ${request.flags}`);
+    },
     'can be done again and again': whereReset(async (device) => {
       for (let n = 0; n < 5; n++) await device.reset();
     }),
