@@ -142,7 +142,8 @@ export interface RawFunctionBase {
    * @throws ENOTTY without a method, EAGAIN where a lock is contended. */
   tryResetFunction(): void | Promise<void>;
   readonly resetScope: RawResetScope | undefined;
-  /** Moves the function to D0..D3hot, with the state loss that this has in hardware. */
+  /** Moves the function to D0..D3hot, with the state loss that this has in hardware. Asked only where there is a power
+   * management capability, and for ways and states that it allows; what PMCSR shows afterwards is where it got to. */
   setPowerState(state: 0 | 1 | 2 | 3): void | Promise<void>;
   readonly sriov: RawSriov | undefined;
   /** Where the function's DMA goes from now on; undefined: nowhere (every access faults). */
