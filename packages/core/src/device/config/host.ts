@@ -40,7 +40,8 @@ export interface ConfigSpaceHost {
   readonly powerState: PciPowerState;
   /**
    * Moves the function between power states: saves and restores what the transition loses, refuses (EBUSY) a PF with
-   * VFs, a state that the function does not have (EIO), and any way up but to D0 (EINVAL). Called between {@link lockMemory} and {@link unlockMemory}; a failure is the user's to notice by reading PMCSR.
+   * VFs, a state that the function does not have (EIO), and any way up but to D0 (EINVAL). Called between
+   * {@link lockMemory} and {@link unlockMemory}; a failure is the user's to notice by reading PMCSR.
    */
   setPowerState(state: PciPowerState): void | Promise<void>;
   /**
