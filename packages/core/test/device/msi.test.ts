@@ -253,11 +253,19 @@ describe('vectors beyond those that were allocated', () => {
   });
 });
 
-test('MSI enabling limits the QSIZE that the user can write to ceil(log2(vectors))', async () => {
-  const { device, fn } = await opened({ msiVectors: 32 });
+test('MSI enabling limits the QSIZE that the user can write to ceil(log2(vectors)), until the close', async () => {
+  const { dev, device, fn } = await opened({ msiVectors: 32 });
+  const written = async (to: VfioDevice) => {
+    await to.write(7, MSI_AT + 2, Uint8Array.of(0x51, 0));
+    return (fn.config.read(MSI_AT + 2, 2) >> 4) & 7;
+  };
+  expect(await written(device), 'before any enabling').toBe(0);
   set(device, MSI, 0, counting(5));
-  await device.write(7, MSI_AT + 2, Uint8Array.of(0x51, 0));
-  expect((fn.config.read(MSI_AT + 2, 2) >> 4) & 7).toBe(3);
+  expect(await written(device)).toBe(3);
+  disable(device, MSI);
+  expect(await written(device), 'as it was when MSI was last enabled').toBe(3);
+  await device.close();
+  expect(await written(await dev.open())).toBe(0);
 });
 
 test('vectors are set up with memory decode on, whatever the user has, and that is as before afterwards', async () => {
