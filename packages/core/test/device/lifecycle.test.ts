@@ -1,4 +1,4 @@
-import { isVfioError, PCI_COMMAND } from '@vfio/uapi';
+import { isVfioError, PCI_COMMAND, PCI_COMMAND_INTX_DISABLE } from '@vfio/uapi';
 import { describe, expect, test, vi } from 'vitest';
 import {
   type DeviceExtension,
@@ -332,6 +332,26 @@ describe('first open and last close', () => {
     };
     await device.close();
     expect(states).toEqual([0]);
+  });
+
+  test('reset a function that neither decodes nor interrupts', async () => {
+    const { device, fn } = await opened();
+    await enableMemory(device);
+    const commands: number[] = [];
+    const reset = fn.tryResetFunction.bind(fn);
+    fn.tryResetFunction = () => {
+      commands.push(fn.config.read(PCI_COMMAND, 2));
+      return reset();
+    };
+    await device.close();
+    expect(commands).toEqual([PCI_COMMAND_INTX_DISABLE]);
+  });
+
+  test('that fail let the function sleep again', async () => {
+    const { dev, fn } = await rig({ pm: true });
+    fn.resetError = 'EAGAIN';
+    expect(await errnoOfAsync(() => dev.open())).toBe('EAGAIN');
+    expect(fn.power).toEqual([3, 0, 3]);
   });
 
   test.each([[['flr'] as const], [[]]])('leave config space as it was found, with resets %j', async (resetMethods) => {
