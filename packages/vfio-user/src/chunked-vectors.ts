@@ -38,12 +38,22 @@ type Vectors = readonly (SharedTrigger | undefined)[];
 
 /**
  * The vectors of an index that a device allocates all at once when it is enabled (NORESIZE: MSI, and MSI-X on older
- * kernels). A client sends as many descriptors in a message as the server takes, and the rest in further ones, which such
- * a device refuses: it would have to be disabled and enabled with all of them. This does so, and keeps the triggers of the
- * messages before for it.
+ * kernels). A client sends as many descriptors in a message as the server takes, or as there are before a gap, and the rest
+ * in further ones, which such a device refuses: it would have to be disabled and enabled with all of them. This does so,
+ * and keeps the triggers of the messages before for it. A message that does not go on from the one before is the device's
+ * to refuse.
  */
 export class ChunkedVectors {
+  readonly #maxFds: number;
   #vectors: Vectors = [];
+  /** Where the last message ended, and how many descriptors it had. */
+  #end = 0;
+  #fds = 0;
+
+  /** @param maxFds descriptors that the client may put into one message */
+  constructor(maxFds: number) {
+    this.#maxFds = maxFds;
+  }
 
   /** SET_IRQS of triggers. @returns what the device returns @throws what it throws, with its vectors as before */
   set(device: VfioDevice, request: SetIrqsRequest, triggers: readonly (EventTrigger | null)[]): number {
@@ -53,7 +63,8 @@ export class ChunkedVectors {
     const after = Array.from({ length: Math.max(before.length, start + count) }, (_, vector) =>
       vector >= start && vector < start + count ? given[vector - start] : before[vector],
     );
-    const grows = before.length > 0 && after.length > before.length;
+    const fds = given.filter((trigger) => trigger !== undefined).length;
+    const grows = before.length > 0 && after.length > before.length && this.#goesOn(start, fds);
     let short = 1;
     try {
       short = grows
@@ -65,8 +76,15 @@ export class ChunkedVectors {
     }
     if (short > 0) return short;
     this.#vectors = after;
+    this.#end = start + count;
+    this.#fds = fds;
     releaseAll(before.slice(start, start + count));
     return 0;
+  }
+
+  /** Whether a message is the next part of what a client has cut: the last one was full, or one of both is a gap. */
+  #goesOn(start: number, fds: number): boolean {
+    return start === this.#end && (this.#fds >= this.#maxFds || this.#fds === 0 || fds === 0);
   }
 
   #enableAgain(device: VfioDevice, request: SetIrqsRequest, after: Vectors): number {

@@ -38,6 +38,8 @@ export interface ServerAbilities {
 export interface AgreedLimits {
   /** Descriptors that we may put into one message. */
   readonly maxSendFds: number;
+  /** Descriptors that the client was told it may put into one message. */
+  readonly maxReceiveFds: number;
   /** Bytes of data that a message from us may carry (DMA_WRITE), or ask for (DMA_READ). */
   readonly maxSendData: number;
   /** Bytes of data that a message to us may carry, or ask for. */
@@ -110,6 +112,7 @@ export function answerProposal(proposal: VfioUserVersion, room: number, abilitie
     minor,
     agreed: {
       maxSendFds: offered.maxMsgFds ?? VFIO_USER_DEFAULT_MAX_MSG_FDS,
+      maxReceiveFds: sent.maxMsgFds ?? VFIO_USER_DEFAULT_MAX_MSG_FDS,
       maxSendData: Math.min(offered.maxDataXferSize ?? VFIO_USER_DEFAULT_MAX_DATA_XFER_SIZE, abilities.maxDataXferSize),
       maxReceiveData: abilities.maxDataXferSize,
       maxDmaMaps: Math.min(abilities.maxDmaMaps, offered.maxDmaMaps ?? VFIO_USER_DEFAULT_MAX_DMA_MAPS),

@@ -58,22 +58,45 @@ const set = (start: number, count: number) => u32(20, 0x24, MSI, start, count);
 
 async function attached() {
   const device = new FixedDevice();
-  const served = await serve(device);
+  const served = await serve(device, { maxMsgFds: 4 });
   const client = await served.attached({ max_msg_fds: 4 });
   const fds = Array.from({ length: 8 }, () => eventfd());
   return { device, client, fds, ...served, before: openFds() };
 }
 
-test('the vectors of all messages are enabled at once, those with a gap between them too', async () => {
+test('the vectors of full messages are enabled at once', async () => {
   const { device, client, fds, before } = await attached();
-  await client.ok(8, set(0, 2), fds.slice(0, 2));
+  await client.ok(8, set(0, 4), fds.slice(0, 4));
   await client.ok(8, set(4, 3), fds.slice(4, 7));
   expect(device.allocated).toBe(7);
-  expect([...device.triggers.keys()]).toEqual(['0', '1', '4', '5', '6']);
-  expect(openFds()).toBe(before + 5);
+  expect([...device.triggers.keys()]).toEqual(['0', '1', '2', '3', '4', '5', '6']);
+  expect(openFds()).toBe(before + 7);
   await client.ok(8, set(0, 7));
   expect(device.triggers.size).toBe(0);
   expect(openFds()).toBe(before);
+});
+
+test('a gap, which is a message without descriptors, goes on, and what follows it too', async () => {
+  const { device, client, fds, before } = await attached();
+  await client.ok(8, set(0, 2), fds.slice(0, 2));
+  await client.ok(8, set(2, 2));
+  await client.ok(8, set(4, 1), fds.slice(4, 5));
+  expect(device.allocated).toBe(5);
+  expect([...device.triggers.keys()]).toEqual(['0', '1', '4']);
+  expect(openFds()).toBe(before + 3);
+});
+
+test('vectors that do not go on from a full message are the device’s to refuse', async () => {
+  const { device, client, fds } = await attached();
+  await client.ok(8, set(0, 3), fds.slice(0, 3));
+  expect(await client.fails(8, set(3, 1), fds.slice(3, 4))).toBe(22);
+  await client.ok(8, u32(20, 0x21, MSI, 0, 0));
+  await client.ok(8, set(0, 4), fds.slice(0, 4));
+  expect(await client.fails(8, set(6, 1), fds.slice(6, 7))).toBe(22);
+  await client.ok(8, set(1, 1), fds.slice(1, 2));
+  expect(await client.fails(8, set(4, 1), fds.slice(4, 5))).toBe(22);
+  expect([...device.triggers.keys()]).toEqual(['0', '2', '3', '1']);
+  expect(device.allocated).toBe(4);
 });
 
 test.each([

@@ -68,9 +68,9 @@ export const setIrqs: Handler = (context, request): Reply => {
 };
 
 /** What is kept of an index that has several vectors and cannot grow; undefined for another one. */
-function chunkedVectors({ chunkedVectors: all }: HandlerContext, info: IrqInfo): ChunkedVectors | undefined {
+function chunkedVectors({ chunkedVectors: all, limits }: HandlerContext, info: IrqInfo): ChunkedVectors | undefined {
   if (info.count < 2 || (info.flags & VFIO_IRQ_INFO_NORESIZE) === 0) return undefined;
-  const known = all.get(info.index) ?? new ChunkedVectors();
+  const known = all.get(info.index) ?? new ChunkedVectors(limits.maxReceiveFds);
   all.set(info.index, known);
   return known;
 }

@@ -1,0 +1,29 @@
+import { describeVariantDriver } from '@vfio/testing';
+import { vfioPciDriver } from '@vfio/vfio-pci';
+import { afterAll, beforeAll, describe, test } from 'vitest';
+import { handles, overDevice } from '../src/subjects.js';
+import { ServedInThread } from '../src/thread.js';
+import { wholeDma } from '../src/whole-device.js';
+
+const runner = { describe, test, skip: (name: string) => test.skip(name, () => {}) };
+
+// A vfio-user peer as a local device, and as the base of another: the client's calls block, so its server is in a thread.
+describe('a device with all abilities in another thread', () => {
+  let served: ServedInThread | undefined;
+  beforeAll(async () => {
+    served = await ServedInThread.start();
+  });
+  afterAll(async () => served?.stop());
+
+  for (const [name, above] of [
+    ['called directly', false],
+    ['below the generic driver', true],
+  ] as const) {
+    const open = async () => {
+      if (served === undefined) throw new Error('not served');
+      const { provider } = served;
+      return served.open(above ? await overDevice(provider, vfioPciDriver()) : provider);
+    };
+    describeVariantDriver(runner, { name, dma: wholeDma, handles, open });
+  }
+});
