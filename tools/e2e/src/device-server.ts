@@ -12,7 +12,7 @@ import { freshFolder } from './logs.js';
 /** What `vfio serve --json` prints, one a line. */
 export interface ServerEvent {
   type: 'listening' | 'ready' | 'attached' | 'detached' | 'warning';
-  address?: string;
+  address?: string | null;
   driver?: string;
   ops?: string;
   peer?: string;
