@@ -31,7 +31,7 @@ test('the NVMe function is driven through the variant, the generic driver, and t
 test('it ends in a summary that says what was seen, what is next, and whether all was right', async () => {
   const { out } = await vfio(['demo']);
   const [, summary = ''] = out.split('\nWhat you saw\n');
-  expect(summary).toMatch(/vfio serve 0000:01:00.0 --socket-path/);
+  expect(summary).toMatch(/npx vfio serve 0000:01:00.0 --socket-path/);
   expect(summary).toMatch(/All checks passed in \d+\.\d s\n$/);
 });
 

@@ -66,7 +66,7 @@ export async function demo(options: { readonly json?: boolean }, io: Io): Promis
     const nvme = findFunction(session.host, DEMO.nvme);
     const edu = findFunction(session.host, DEMO.edu);
 
-    title(`${nvme.address} (NVMe): two drivers could take it, the one with fewer wildcards does`);
+    title(`${nvme.address} (NVMe): two drivers could take it, the one whose ids leave less open (*) does`);
     if (!quiet) printExplanation(drivers.explain(nvme), io, '  ');
     const runs = [await runNvme(session, nvme, drivers, 'best match', folder, say)];
 
@@ -81,9 +81,10 @@ export async function demo(options: { readonly json?: boolean }, io: Io): Promis
     title(`${edu.address} (edu): registers, DMA and interrupts`);
     if (!quiet) printExplanation(drivers.explain(edu), io, '  ');
     const driver = await session.bus.bindBest(edu, drivers);
-    const report = await withServed(deviceOf(session.bus, edu), folder, { type: 'msi', vectors: 1 }, runEdu);
+    const device = deviceOf(session.bus, edu);
+    const report = await withServed(device, folder, { type: 'msi', vectors: 1 }, runEdu);
     say(
-      `  identification 0x${report.identification.toString(16)}, 10! = ${report.factorialOf10}, ` +
+      `  ${driver.name} (ops ${device.name}): identification 0x${report.identification.toString(16)}, 10! = ${report.factorialOf10}, ` +
         `4096 bytes there and back by DMA ${tick(report.dmaRoundTrip, io)}, ${report.interrupts} interrupts`,
     );
 
@@ -155,9 +156,9 @@ function summary(runs: readonly NvmeRun[], ok: boolean, milliseconds: number, io
       '  vfio-user socket, and a small driver on the other end used it as QEMU does: memory by descriptor, interrupts by eventfd.',
       '  Nothing here needed hardware, a kernel module or root.',
       '',
-      '  Next:  vfio match 0000:01:00.0        why that driver',
-      '         vfio info 0000:01:00.0         what it offers',
-      '         vfio serve 0000:01:00.0 --socket-path /tmp/nvme.sock     give it to your QEMU',
+      '  Next:  npx vfio match 0000:01:00.0        why that driver',
+      '         npx vfio info 0000:01:00.0         what it offers',
+      '         npx vfio serve 0000:01:00.0 --socket-path /tmp/nvme.sock     give it to your QEMU',
       '',
     ].join('\n'),
   );
