@@ -218,6 +218,11 @@ class EventLoop {
     Wait(0);
     return ready();
   }
+  // Between bursts: whether the attached host has something to do.
+  bool HostIsDue() {
+    if (!host_due_) Wait(0);
+    return host_due_;
+  }
   // Whether a burst has something to do that the epoll descriptor does not tell.
   bool ready() const { return ready_head_ != nullptr; }
 

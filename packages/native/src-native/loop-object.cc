@@ -1,7 +1,7 @@
 // The message loop as a JavaScript object, run by libuv in one of two ways.
 //
-// Hosted, where it is the only started loop of its thread: a prepare handle calls JavaScript in each turn of libuv, and
-// `step` waits inside the loop, whose epoll set holds libuv's own descriptor: it gives the thread back as soon as libuv has
+// Hosted, where it is the only started loop of its thread: a prepare handle calls JavaScript, burst after burst, and `step`
+// waits inside the loop, whose epoll set holds libuv's own descriptor: the thread goes back to libuv as soon as that has
 // something to do. A message then wakes the thread right where it is handled, and what a turn of libuv costs is paid after
 // the reply. The idle handle keeps libuv from waiting itself.
 //
@@ -18,6 +18,10 @@
 #include "uv-owner.h"
 
 namespace vfio {
+
+// Bursts that may follow each other without a turn of libuv. A bound for what waits for a turn and does not ask for one, as
+// an immediate without a reference.
+constexpr int kBurstsPerTurn = 64;
 
 class LoopCore : public UvOwner {
  public:
@@ -135,9 +139,14 @@ class LoopCore : public UvOwner {
 
   static void OnPrepare(uv_handle_s* handle) {
     LoopCore* core = Self(handle);
-    const bool may_wait = HostTimeout(core->uv_loop_) != 0;
     core->Retain();
-    if (may_wait || core->loop_->Poll()) core->RunBurst(may_wait);
+    // Where libuv has nothing to do the next burst follows at once: a turn costs time, and Node makes an object in each.
+    for (int left = kBurstsPerTurn; left > 0 && core->mode_ == Mode::kHosted; left--) {
+      const bool may_wait = HostTimeout(core->uv_loop_) != 0;
+      if (!may_wait && !core->loop_->Poll()) break;
+      core->RunBurst(may_wait);
+      if (!may_wait || core->loop_->closed() || core->loop_->HostIsDue()) break;
+    }
     // libuv looks and does not wait: that is the next burst's part.
     if (core->mode_ == Mode::kHosted) core->SetIdling(true);
     core->Release();
