@@ -19,7 +19,8 @@ async function serve(job: ServeJob): Promise<() => Promise<void>> {
   const warn = (message: string, address: string | null = null): void => tell({ type: 'warning', address, message });
   const trace = job.traceFile === undefined ? undefined : new TraceFile(job.traceFile, warn);
   const drivers = await installedDrivers({ cwd: job.cwd, env: process.env, warn });
-  const session = openSession(createHost(job.hostOptions), drivers, warn);
+  const host = createHost(job.hostOptions);
+  const session = openSession(host, drivers, warn);
   const loop = new ServiceLoop({ slowUs: 1000, pulse: job.pulse });
   const servers: VfioUserServer[] = [];
   const stop = async (): Promise<void> => {
@@ -38,6 +39,8 @@ async function serve(job: ServeJob): Promise<() => Promise<void>> {
         loop,
         ...(job.compat === undefined ? {} : { compat: job.compat as CompatMode }),
         ...(trace === undefined ? {} : { trace: (line: string) => trace.write(line) }),
+        // Else it would wait for Node's turn, which comes late while a guest polls.
+        deferred: host.deferred,
         onWarning: (message) => warn(message, address),
         onAttach: ({ peer, pid = null }) => tell({ type: 'attached', address, peer, pid }),
         onDetach: (reason) => tell({ type: 'detached', address, reason }),
