@@ -7,21 +7,29 @@
  *   client SOCKET paced  REGION OFFSET BYTES COUNT HERTZ    one read every 1/HERTZ seconds
  *   client SOCKET load   REGION OFFSET BYTES MILLISECONDS   reads as fast as they go, for a time
  *   client SOCKET attach COUNT                              connect, VERSION, info calls, close
+ *   client SOCKET dma    file|message BYTES COUNT           edu's DMA into guest memory, shared or by messages
+ *   client SOCKET hold   [SOCKET...]                        attaches to each and waits for the end of its input
  *
  * Times are microseconds from before the send to after the whole reply.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { VERSION = 1, GET_INFO = 4, GET_REGION_INFO = 5, GET_IRQ_INFO = 7, READ = 9, WRITE = 10 };
-enum { NO_REPLY = 0x10, ERROR = 0x20 };
+enum { VERSION = 1, DMA_MAP, GET_INFO = 4, GET_REGION_INFO, GET_IRQ_INFO = 7, READ = 9, WRITE, DMA_READ, DMA_WRITE };
+enum { TYPE = 0x0f, REPLY = 1, NO_REPLY = 0x10, ERROR = 0x20 };
+enum { CONFIG_REGION = 7, COMMAND = 4, MEMORY_AND_MASTER = 6 };
+/* Registers of edu, and where its buffer lies for its DMA engine. */
+enum { DMA_SOURCE = 0x80, DMA_DESTINATION = 0x88, DMA_COUNT = 0x90, DMA_COMMAND = 0x98, EDU_BUFFER = 0x40000 };
+enum { DMA_START = 1, DMA_TO_MEMORY = 2, GUEST_ADDRESS = 0x100000, GUEST_SIZE = 0x10000 };
 
 struct header {
   uint16_t id, command;
@@ -35,6 +43,7 @@ struct access {
 };
 
 static struct access request, reply;
+static uint8_t *guest;
 static int fd;
 static uint16_t next_id;
 
@@ -125,6 +134,90 @@ static void describe(void) {
   }
 }
 
+/* What the server asks of our memory comes in front of the reply that we wait for. */
+static void serve_dma(void) {
+  struct {
+    struct header header;
+    uint64_t address, count;
+    uint8_t data[GUEST_SIZE];
+  } *in = (void *)&reply, *out = (void *)&request;
+  const size_t fixed = sizeof in->header + 16;
+  uint8_t *place = guest + (in->address - GUEST_ADDRESS);
+  if (in->address < GUEST_ADDRESS || in->address - GUEST_ADDRESS > GUEST_SIZE - in->count || in->count > GUEST_SIZE) {
+    die("address of a DMA");
+  }
+  out->header = (struct header){in->header.id, in->header.command, fixed, REPLY, 0};
+  out->address = in->address;
+  out->count = in->count;
+  if (in->header.command == DMA_READ) {
+    memcpy(out->data, place, in->count);
+    out->header.size += in->count;
+  } else {
+    memcpy(place, in->data, in->count);
+  }
+  put(out, out->header.size);
+}
+
+static void await_reply(void) {
+  for (finish(); (reply.header.flags & TYPE) != REPLY; finish()) serve_dma();
+  if (reply.header.flags & ERROR) {
+    errno = reply.header.error;
+    die("error reply");
+  }
+}
+
+static uint64_t access_register(uint16_t command, uint32_t region, uint64_t offset, uint64_t value, uint32_t count) {
+  request.header = (struct header){next_id++, command, 32 + (command == WRITE ? count : 0), 0, 0};
+  request.region = region;
+  request.offset = offset;
+  request.count = count;
+  memcpy(request.data, &value, count);
+  put(&request, request.header.size);
+  await_reply();
+  value = 0;
+  memcpy(&value, reply.data, command == READ ? count : 0);
+  return value;
+}
+
+/* Guest memory as QEMU has it: with share=on a file that the server maps, else known by its address alone. */
+static void map_guest(int shared) {
+  struct {
+    struct header header;
+    uint32_t argsz, flags;
+    uint64_t offset, address, size;
+  } message = {{next_id++, DMA_MAP, sizeof message, 0, 0}, 32, 3, 0, GUEST_ADDRESS, GUEST_SIZE};
+  int file = memfd_create("guest", MFD_CLOEXEC);
+  if (file < 0 || ftruncate(file, GUEST_SIZE)) die("memfd");
+  guest = mmap(NULL, GUEST_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (guest == MAP_FAILED) die("mmap");
+  union {
+    struct cmsghdr header;
+    char room[CMSG_SPACE(sizeof file)];
+  } control = {.header = {CMSG_LEN(sizeof file), SOL_SOCKET, SCM_RIGHTS}};
+  memcpy(CMSG_DATA(&control.header), &file, sizeof file);
+  struct iovec part = {&message, sizeof message};
+  struct msghdr with_file = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  struct msghdr without = {.msg_iov = &part, .msg_iovlen = 1};
+  if (sendmsg(fd, shared ? &with_file : &without, MSG_NOSIGNAL) != sizeof message) die("sendmsg");
+  await_reply();
+}
+
+/* Four registers set it up, a fifth access sees that it is done; edu's buffer and our memory have other contents each time. */
+static double one_dma(uint64_t bytes, uint8_t mark) {
+  double start = now();
+  memset(guest, mark, bytes);
+  for (int direction = 0; direction <= DMA_TO_MEMORY; direction += DMA_TO_MEMORY) {
+    access_register(WRITE, 0, DMA_SOURCE, direction ? EDU_BUFFER : GUEST_ADDRESS, 8);
+    access_register(WRITE, 0, DMA_DESTINATION, direction ? GUEST_ADDRESS + GUEST_SIZE / 2 : EDU_BUFFER, 8);
+    access_register(WRITE, 0, DMA_COUNT, bytes, 8);
+    access_register(WRITE, 0, DMA_COMMAND, DMA_START | direction, 8);
+    while (access_register(READ, 0, DMA_COMMAND, 0, 8) & DMA_START);
+  }
+  double took = now() - start;
+  if (memcmp(guest, guest + GUEST_SIZE / 2, bytes)) die("DMA moved other bytes");
+  return took;
+}
+
 static int ascending(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;
   return (x > y) - (x < y);
@@ -154,9 +247,22 @@ static double one(size_t expected) {
 }
 
 int main(int argc, const char **argv) {
-  if (argc < 4) return fprintf(stderr, "usage: client SOCKET MODE ...; see the source\n"), 2;
+  if (argc < 3) return fprintf(stderr, "usage: client SOCKET MODE ...; see the source\n"), 2;
   const char *mode = argv[2];
   double begin;
+  if (!strcmp(mode, "hold")) {
+    for (int i = 1; i < argc; i++) {
+      if (i == 2) continue;
+      attach(argv[i]);
+      negotiate();
+      describe();
+    }
+    puts("{}");
+    fflush(stdout);
+    while (getchar() != EOF);
+    return 0;
+  }
+  if (argc < 4) return fprintf(stderr, "usage: client SOCKET MODE ...; see the source\n"), 2;
   if (!strcmp(mode, "attach")) {
     size_t count = strtoul(argv[3], NULL, 0);
     double *times = calloc(count, sizeof *times);
@@ -171,6 +277,20 @@ int main(int argc, const char **argv) {
     }
     printf("{");
     report("attach", times, count, now() - begin);
+    return puts("}"), 0;
+  }
+  if (argc == 6 && !strcmp(mode, "dma")) {
+    size_t bytes = strtoul(argv[4], NULL, 0), count = strtoul(argv[5], NULL, 0);
+    double *times = calloc(count, sizeof *times);
+    attach(argv[1]);
+    negotiate();
+    access_register(WRITE, CONFIG_REGION, COMMAND, MEMORY_AND_MASTER, 2);
+    map_guest(!strcmp(argv[3], "file"));
+    for (size_t i = 0; i < count / 5 + 1; i++) one_dma(bytes, ~i);
+    begin = now();
+    for (size_t i = 0; i < count; i++) times[i] = one_dma(bytes, i);
+    printf("{");
+    report("dma", times, count, now() - begin);
     return puts("}"), 0;
   }
   if (argc < 7) return fprintf(stderr, "usage: client SOCKET MODE REGION OFFSET BYTES COUNT\n"), 2;

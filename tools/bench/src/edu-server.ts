@@ -1,8 +1,11 @@
 /**
- * An edu behind each socket that is named, all in this thread. Prints nothing until it is asked to end; then, as one
- * line of JSON, what it used: collections of the young generation since the first client, resident memory.
+ * An edu behind each socket that is named, all in this thread. Every SIGUSR2 is answered with a line of JSON: collections of
+ * the young generation until now, bytes that JavaScript's heap holds, and bytes that are left when all garbage is collected,
+ * which it then is.
  */
 import { PerformanceObserver } from 'node:perf_hooks';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { deviceOf, OpsRegistry, PciBus } from '@vfio/core';
 import { Edu, EmulatedPciHost } from '@vfio/emulated';
 import { vfioPciDriver } from '@vfio/vfio-pci';
@@ -16,7 +19,7 @@ for (const [index, path] of process.argv.slice(2).entries()) {
   const address = `0000:00:${(1 + (index >> 3)).toString(16).padStart(2, '0')}.${index & 7}`;
   const fn = host.add({ address, model: (ctx) => new Edu(ctx) });
   await bus.bindOverride(fn, 'vfio-pci');
-  const server = new VfioUserServer(deviceOf(bus, fn));
+  const server = new VfioUserServer(deviceOf(bus, fn), { deferred: host.deferred });
   await server.listen(path);
   servers.push(server);
 }
@@ -30,8 +33,17 @@ new PerformanceObserver((list) => {
   }
 }).observe({ entryTypes: ['gc'] });
 
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
 process.on('SIGUSR2', () => {
-  process.stderr.write(`${JSON.stringify({ scavenges, rss: process.memoryUsage().rss })}\n`);
+  const { heapUsed } = process.memoryUsage();
+  // Entries come to the observer in a turn of their own.
+  setTimeout(() => {
+    const before = scavenges;
+    collect();
+    const heapLeft = process.memoryUsage().heapUsed;
+    process.stdout.write(`${JSON.stringify({ scavenges: before, heapUsed, heapLeft })}\n`);
+  }, 20);
 });
 process.on('SIGTERM', () => {
   void Promise.all(servers.map((server) => server.close())).then(() => process.exit(0));

@@ -1,132 +1,133 @@
 /**
- * Round trips of our server beside the floor in C, interleaved in one run: every round measures each of them once, in an
- * order that turns over. Reported is the p50 of each measurement's middle round, and the middle of the rounds' ratios.
+ * Measures what a vfio-user server of ours costs beside the least that a server can cost, a floor in C; README.md says what
+ * each row means.
  */
 import { readFileSync } from 'node:fs';
-import { Command } from 'commander';
+import { Command, InvalidArgumentError } from 'commander';
+import { lookupTimes } from './alias-lookup.js';
 import { type Measurement, Programs } from './programs.js';
-import { median, ratios } from './statistics.js';
+import { costs, type Measure, type Row, row, toText } from './report.js';
 
-/** Offset of edu's liveness register: it takes writes and gives them back inverted, and does nothing else. */
+/** edu's liveness register: it takes writes and gives them back inverted, and does nothing else. */
 const REGISTER = 4;
 
-interface Row {
-  readonly name: string;
-  readonly mode: string;
-  readonly result: string;
-  readonly args: readonly number[];
-  /** The bound of the ratio to the floor, where one is promised. */
-  readonly bound?: number;
+/** Accesses of the row that counts collections. */
+const ACCESSES = 1_000_000;
+
+interface Options {
+  readonly rounds: number;
+  readonly peer?: string;
+  readonly aliases?: string;
+  readonly json?: true;
+  readonly check?: true;
 }
 
-const ROWS: readonly Row[] = [
-  { name: '4-byte read', mode: 'rtt', result: 'read', args: [20_000], bound: 1.2 },
-  { name: '4-byte write', mode: 'rtt', result: 'write', args: [20_000] },
-  { name: '16 reads in flight', mode: 'pipe', result: 'pipelined', args: [50_000, 16] },
-  { name: 'posted writes', mode: 'posted', result: 'posted', args: [50_000] },
-  { name: 'read at 1 kHz', mode: 'paced', result: 'paced', args: [1_000, 1_000], bound: 1.3 },
-  { name: 'read at 20/s', mode: 'paced', result: 'paced', args: [40, 20], bound: 1.3 },
-];
+const options = new Command()
+  .description('Measures our vfio-user server beside a floor in C. Takes about three minutes.')
+  .option('--rounds <n>', 'rounds of each measurement', wholeNumber, 7)
+  .option('--peer <socket>', 'a server of somebody else, put beside ours: its region 0 must answer reads at offset 4')
+  .option('--aliases <file>', 'a modules.alias to look functions up in, instead of one of 28,000 lines that is made up')
+  .option('--json', 'one JSON document instead of a table')
+  .option('--check', 'end with 1 where a bound is missed')
+  .parse()
+  .opts<Options>();
 
-interface Outcome {
-  readonly name: string;
-  readonly p50: Record<string, number>;
-  readonly perSecond: Record<string, number>;
-  readonly ratio: Record<string, number>;
-  readonly bound: number | undefined;
+function wholeNumber(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('a whole number from 1 on is needed');
+  return value;
 }
 
-/** Pipelined and posted accesses are about throughput; the others about how long one takes. */
-const cost = (row: Row, m: Measurement): number =>
-  row.mode === 'pipe' || row.mode === 'posted' ? 1e6 / m.perSecond : m.p50;
+const rows: Row[] = [];
+function add(next: Row): void {
+  rows.push(next);
+  if (options.json !== true) process.stdout.write(`${toText(next)}\n`);
+}
 
-async function compare(
-  programs: Programs,
-  row: Row,
-  sockets: Readonly<Record<string, string>>,
-  rounds: number,
-): Promise<Outcome> {
-  const names = Object.keys(sockets);
-  const costs = new Map<string, number[]>(names.map((name) => [name, []]));
-  const speeds = new Map<string, number[]>(names.map((name) => [name, []]));
-  for (let round = 0; round < rounds; round++) {
-    for (const name of round % 2 === 0 ? names : names.toReversed()) {
-      const results = await programs.measure(sockets[name] ?? '', row.mode, 0, REGISTER, 4, ...row.args);
-      const measured = results[row.result];
-      if (measured === undefined) throw new Error(`no "${row.result}" in the client's answer`);
-      costs.get(name)?.push(cost(row, measured));
-      speeds.get(name)?.push(measured.perSecond);
-    }
+/** Measures every server once a round, in an order that turns over: the machine drifts between rounds, not within one. */
+async function interleave(names: readonly string[], measure: (name: string) => Promise<Record<string, Measurement>>) {
+  const rounds: Record<string, Record<string, Measurement>>[] = [];
+  for (let round = 0; round < options.rounds; round++) {
+    const results: Record<string, Record<string, Measurement>> = {};
+    for (const name of round % 2 === 0 ? names : names.toReversed()) results[name] = await measure(name);
+    rounds.push(results);
   }
-  const of = (map: Map<string, number[]>, name: string): number[] => map.get(name) ?? [];
-  const floor = of(costs, 'floor');
-  return {
-    name: row.name,
-    bound: row.bound,
-    p50: Object.fromEntries(names.map((name) => [name, median(of(costs, name))])),
-    perSecond: Object.fromEntries(names.map((name) => [name, median(of(speeds, name))])),
-    ratio: Object.fromEntries(names.map((name) => [name, median(ratios(of(costs, name), floor))])),
-  };
+  return (result: string, measure: Measure) => costs(names, rounds, result, measure);
 }
 
-function show(outcome: Outcome): void {
-  const columns = Object.keys(outcome.p50).map((name) => {
-    const ratio = name === 'floor' ? '' : ` (${(outcome.ratio[name] ?? 0).toFixed(2)}x)`;
-    return `${name} ${(outcome.p50[name] ?? 0).toFixed(2)} us${ratio}`;
-  });
-  const bound = outcome.bound === undefined ? '' : `  bound ${outcome.bound.toFixed(2)}x`;
-  process.stdout.write(`${outcome.name.padEnd(32)}${columns.join('   ')}${bound}\n`);
+/** Resident memory in MB of 10^6 bytes. */
+function resident(pid: number | undefined): number {
+  const kib = /^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+  return (Number(kib) * 1024) / 1e6;
 }
 
-function residentKiB(pid: number): number {
-  return Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? Number.NaN);
-}
-
-const program = new Command()
-  .description('Measures our vfio-user server beside the floor in C.')
-  .option('--rounds <n>', 'rounds of each measurement', Number, 7)
-  .option('--peer <socket>', 'a server of somebody else, put beside ours (region 0 must answer reads at offset 4)')
-  .option('--json', 'one JSON document')
-  .parse();
-const options = program.opts<{ rounds: number; peer?: string; json?: boolean }>();
 const programs = new Programs();
 try {
-  const devices = [0, 1, 2, 3].map((n) => programs.socket(`edu${n}`));
-  const [ours = '', second = ''] = devices;
-  await programs.floor(programs.socket('floor'));
-  await programs.edu(devices);
-  const sockets = {
-    floor: programs.socket('floor'),
-    ours,
-    ...(options.peer === undefined ? {} : { peer: options.peer }),
-  };
-  const outcomes: Outcome[] = [];
-  const run = async (row: Row): Promise<void> => {
-    const outcome = await compare(programs, row, sockets, options.rounds);
-    outcomes.push(outcome);
-    if (options.json !== true) show(outcome);
-  };
-  for (const row of ROWS) await run(row);
+  const sockets: Record<string, string> = { floor: programs.socket('floor'), ours: programs.socket('edu0') };
+  if (options.peer !== undefined) sockets['peer'] = options.peer;
+  const names = Object.keys(sockets);
+  const socketOf = (name: string): string => sockets[name] ?? '';
+  const loaded = programs.socket('edu1');
+  await programs.floor(socketOf('floor'));
+  await programs.edu([socketOf('ours'), loaded, programs.socket('edu2'), programs.socket('edu3')]);
+  const access = (mode: string, ...args: number[]) =>
+    interleave(names, (name) => programs.measure(socketOf(name), mode, 0, REGISTER, 4, ...args));
 
-  const load = programs.measure(second, 'load', 0, REGISTER, 4, 30_000).catch(() => undefined);
-  await run({ name: 'read beside a loaded device', mode: 'rtt', result: 'read', args: [5_000] });
-  programs.stopLoad();
-  await load;
+  const trips = await access('rtt', 20_000);
+  add(row('4-byte read', 'us', trips('read', 'p50'), { ratio: 1.2, toPeer: 1 }));
+  add(row('4-byte write', 'us', trips('write', 'p50')));
+  add(row('16 reads in flight', 'us each', (await access('pipe', 50_000, 16))('pipelined', 'each')));
+  add(row('posted writes', 'us each', (await access('posted', 50_000))('posted', 'each')));
+  add(row('4-byte read at 1 kHz', 'us', (await access('paced', 1000, 1000))('paced', 'p50'), { ratio: 1.3 }));
+  add(row('4-byte read at 20/s', 'us', (await access('paced', 40, 20))('paced', 'p50'), { ratio: 1.3 }));
 
-  const attach = await programs.measure(ours, 'attach', 200);
-  const before = await programs.edu([programs.socket('one')]);
-  const hundred = await programs.edu(Array.from({ length: 100 }, (_, n) => programs.socket(`many${n}`)));
-  const memory = {
-    oneDeviceMiB: residentKiB(before.pid ?? 0) / 1024,
-    hundredDevicesMiB: residentKiB(hundred.pid ?? 0) / 1024,
-  };
-  if (options.json === true) {
-    process.stdout.write(`${JSON.stringify({ rounds: options.rounds, outcomes, attach, memory }, null, 2)}\n`);
-  } else {
-    process.stdout.write(`attach p50 ${attach['attach']?.p50.toFixed(0)} us\n`);
-    process.stdout.write(
-      `resident: ${memory.oneDeviceMiB.toFixed(0)} MiB with one device, ${memory.hundredDevicesMiB.toFixed(0)} MiB with a hundred\n`,
-    );
+  const load = programs.load(loaded, 0, REGISTER, 4);
+  add(row('4-byte read beside a device under load', 'us', (await access('rtt', 5000))('read', 'p50')));
+  await load.stop();
+
+  for (const [name, way] of [
+    ['DMA of 4 KiB there and back, shared memory', 'file'],
+    ['DMA of 4 KiB there and back, by messages', 'message'],
+  ] as const) {
+    const dma = await interleave(['ours'], () => programs.measure(socketOf('ours'), 'dma', way, 4096, 1000));
+    add(row(name, 'us', dma('dma', 'p50')));
+  }
+  const attach = await interleave(names, (name) => programs.measure(socketOf(name), 'attach', 100));
+  add(row('attach', 'us', attach('attach', 'p50')));
+
+  const quiet = programs.socket('quiet');
+  const server = await programs.edu([quiet]);
+  await programs.measure(quiet, 'rtt', 0, REGISTER, 4, 20_000);
+  const before = await programs.collections(server);
+  // Half of them reads, half writes; the client warms up with a fifth more of each.
+  const count = Math.ceil(ACCESSES / 2.4);
+  await programs.measure(quiet, 'rtt', 0, REGISTER, 4, count);
+  const after = await programs.collections(server);
+  add(row('scavenges in 1,000,000 accesses', '', { ours: after.scavenges - before.scavenges }, { value: 0 }));
+  const allocated = Math.max(0, after.heapUsed - before.heapLeft) / ACCESSES;
+  add(row('heap allocated by an access', 'bytes', { ours: allocated }));
+
+  const base = resident((await programs.idle()).pid);
+  const many = Array.from({ length: 100 }, (_, n) => programs.socket(`many${n}`));
+  for (const [name, paths, bound] of [
+    ['memory of one served edu, over Node’s own', many.slice(0, 1), undefined],
+    ['memory of 100 served edus, over Node’s own', many, { value: 150 }],
+  ] as const) {
+    const process = await programs.edu(paths);
+    const client = await programs.hold(paths);
+    add(row(name, 'MB', { ours: resident(process.pid) - base }, bound));
+    await programs.end(client);
+    await programs.end(process);
+  }
+
+  const lookups = lookupTimes(options.aliases);
+  add(row(`alias lookup in ${lookups.lines} lines`, 'us', { ours: lookups.microseconds }, { value: 2 }));
+
+  if (options.json === true) process.stdout.write(`${JSON.stringify({ rounds: options.rounds, rows }, null, 2)}\n`);
+  const missed = rows.filter(({ isMet }) => isMet === false);
+  if (missed.length > 0) {
+    process.stderr.write(`bounds missed: ${missed.map(({ name }) => name).join('; ')}\n`);
+    if (options.check === true) process.exitCode = 1;
   }
 } finally {
   programs.close();

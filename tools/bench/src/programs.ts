@@ -3,7 +3,11 @@ import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
+
+/** An hour: longer than any run. */
+const FOR_EVER_MS = 3_600_000;
 
 const sources = resolve(import.meta.dirname, '../c');
 
@@ -15,6 +19,14 @@ export interface Measurement {
   readonly p90: number;
   readonly p99: number;
   readonly max: number;
+}
+
+/** What a server of ours says of its heap. */
+export interface HeapState {
+  readonly scavenges: number;
+  readonly heapUsed: number;
+  /** After the collection that follows. */
+  readonly heapLeft: number;
 }
 
 /** A folder with the compiled C programs and the sockets; gone with {@link Programs.close}, with every process it started. */
@@ -37,7 +49,7 @@ export class Programs {
 
   /** Starts a program and waits until its sockets are there. */
   async start(command: string, args: readonly string[], sockets: readonly string[]): Promise<ChildProcess> {
-    const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'inherit'] });
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
     this.#children.push(child);
     for (let n = 0; !sockets.every((path) => existsSync(path)); n++) {
       if (child.exitCode !== null) throw new Error(`${command} ${args.join(' ')} ended with ${child.exitCode}`);
@@ -52,12 +64,52 @@ export class Programs {
   }
 
   /** Our server with an edu behind each socket, in one process. */
-  edu(sockets: readonly string[], nodeOptions: readonly string[] = []): Promise<ChildProcess> {
-    return this.start(
-      process.execPath,
-      [...nodeOptions, join(import.meta.dirname, 'edu-server.js'), ...sockets],
-      sockets,
-    );
+  edu(sockets: readonly string[]): Promise<ChildProcess> {
+    return this.start(process.execPath, [join(import.meta.dirname, 'edu-server.js'), ...sockets], sockets);
+  }
+
+  /** What our server has collected and holds; it then collects all garbage. */
+  async collections(server: ChildProcess): Promise<HeapState> {
+    const line = once(server.stdout as Readable, 'data');
+    server.kill('SIGUSR2');
+    return JSON.parse(String((await line)[0])) as HeapState;
+  }
+
+  /** A Node that does nothing: what every program of it costs. */
+  async idle(): Promise<ChildProcess> {
+    const child = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1 << 30); console.log()'], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    this.#children.push(child);
+    await once(child.stdout, 'data');
+    return child;
+  }
+
+  /** A client that is attached to every socket until it is ended. */
+  async hold(sockets: readonly string[]): Promise<ChildProcess> {
+    const [first = '', ...others] = sockets;
+    const child = spawn(join(this.folder, 'client'), [first, 'hold', ...others], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
+    this.#children.push(child);
+    await once(child.stdout, 'data');
+    return child;
+  }
+
+  /** A client that reads as fast as it can, until it is stopped. */
+  load(socket: string, ...args: readonly number[]): { stop(): Promise<void> } {
+    const child = spawn(join(this.folder, 'client'), [socket, 'load', ...args.map(String), String(FOR_EVER_MS)], {
+      stdio: 'ignore',
+    });
+    this.#children.push(child);
+    return { stop: () => this.end(child) };
+  }
+
+  async end(child: ChildProcess): Promise<void> {
+    this.#children.splice(this.#children.indexOf(child), 1);
+    const ended = once(child, 'exit');
+    child.kill('SIGKILL');
+    await ended;
   }
 
   /** One measurement of the C client. */
@@ -78,11 +130,6 @@ export class Programs {
     this.#children.splice(this.#children.indexOf(child), 1);
     if (code !== 0) throw new Error(`client ${mode} on ${socket} ended with ${code}`);
     return JSON.parse(output) as Record<string, Measurement>;
-  }
-
-  /** Ends clients that are still measuring; their promise rejects. */
-  stopLoad(): void {
-    for (const child of this.#children) if (child.spawnfile.endsWith('/client')) child.kill('SIGKILL');
   }
 
   socket(name: string): string {
