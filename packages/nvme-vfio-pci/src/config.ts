@@ -9,6 +9,8 @@ import {
   PCI_PM_CTRL_STATE_MASK,
   PCI_STATUS,
   PCI_STATUS_CAP_LIST,
+  VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
+  VFIO_DEVICE_FEATURE_SET,
   VFIO_PCI_CONFIG_REGION_INDEX,
 } from '@vfio/uapi';
 
@@ -38,6 +40,7 @@ export class Config {
    * any more and no line is asserted, then power state D0 and memory decode.
    */
   async quiesce(): Promise<void> {
+    await this.#leaveLowPower();
     await this.setCommand(PCI_COMMAND_INTX_DISABLE);
     const control = this.#powerControl();
     if (control !== 0) {
@@ -45,6 +48,16 @@ export class Config {
       if ((value & PCI_PM_CTRL_STATE_MASK) !== 0) await this.#write(control, value & ~PCI_PM_CTRL_STATE_MASK);
     }
     await this.setCommand(PCI_COMMAND_INTX_DISABLE | PCI_COMMAND_MEMORY);
+  }
+
+  /** In low power the function falls asleep after each access, and may forget what it was told. */
+  async #leaveLowPower(): Promise<void> {
+    try {
+      const flags = VFIO_DEVICE_FEATURE_LOW_POWER_EXIT | VFIO_DEVICE_FEATURE_SET;
+      await this.#base.deviceFeature(this.#dev, { flags });
+    } catch {
+      // A base without the feature has nobody who entered it.
+    }
   }
 
   /** Offset of PMCSR; 0 where there is no power management. */

@@ -1,9 +1,16 @@
 import { callbackTrigger } from '@vfio/core';
 import { type BlockStore, SparseMemoryStore } from '@vfio/emulated';
-import { VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_PCI_MSIX_IRQ_INDEX } from '@vfio/uapi';
+import {
+  VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
+  VFIO_DEVICE_FEATURE_SET,
+  VFIO_IRQ_SET_ACTION_TRIGGER,
+  VFIO_IRQ_SET_DATA_EVENTFD,
+  VFIO_PCI_MSIX_IRQ_INDEX,
+} from '@vfio/uapi';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { nvmeVfioPciDriver } from '../src/index.js';
 import { BLOCK, Guest } from './helpers/guest.js';
-import { drive, registers } from './helpers/setup.js';
+import { bind, bindOver, drive, generic, registers } from './helpers/setup.js';
 
 const WRITE = { kind: 'write', lba: 3, blocks: 2, fill: 0xa5, fua: false } as const;
 
@@ -215,6 +222,28 @@ describe('the order of a shutdown', () => {
     await opened.close();
     expect([model.csts, model.violations]).toEqual([0x9, []]);
   });
+
+  test.each(['hardware', 'a VFIO device'] as const)(
+    'over %s a function in low power is woken once for it all',
+    async (base) => {
+      const { host, fn, model } = await registers();
+      const driver = nvmeVfioPciDriver();
+      const device = await (base === 'hardware'
+        ? bind(host, fn, driver)
+        : bindOver(await bind(host, fn, generic), driver));
+      const opened = await device.open();
+      model.leaveEnabled();
+      await opened.deviceFeature({ flags: VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY | VFIO_DEVICE_FEATURE_SET });
+      expect(fn.powerState).toBe(3);
+      model.written.length = 0;
+      model.powerStates.length = 0;
+      model.delayMs = 20;
+      await opened.close();
+      expect([model.written, model.csts, model.violations]).toEqual([[0x00464001], 0x9, []]);
+      // Asleep again at the end, when nobody uses it.
+      expect(model.powerStates).toEqual([0, 3]);
+    },
+  );
 
   test('one whose shutdown fails once is reset, and notified again', async () => {
     const { device, model, warnings } = await registers();

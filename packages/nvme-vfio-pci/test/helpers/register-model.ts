@@ -32,6 +32,8 @@ export class RegisterModel implements DeviceModel, BarHandler {
   ailment: Ailment = {};
   /** What no host may do (3.1.5, 7.6.2). */
   readonly violations: string[] = [];
+  /** Power states to which the function was moved. */
+  readonly powerStates: number[] = [];
   /** Values written to CC. */
   readonly written: number[] = [];
   /** CAP, in halves: time-out 500 ms; NVM command set, pages from 4 KiB. */
@@ -83,6 +85,10 @@ export class RegisterModel implements DeviceModel, BarHandler {
       this.csts |= 4;
       this.#later(() => this.#shutDown());
     }
+  }
+
+  powerState(state: number): void {
+    this.powerStates.push(state);
   }
 
   /** The state stays: this is what a function without a way to be reset keeps. */
