@@ -1,3 +1,4 @@
+import { constants, PerformanceObserver } from 'node:perf_hooks';
 import { Worker } from 'node:worker_threads';
 import {
   closeFd,
@@ -293,4 +294,24 @@ describe('mapping a file of a stranger', () => {
     event.close();
     closeFd(zero);
   });
+});
+
+test('the bytes of a file are not the engine’s: mapping gigabytes does not collect garbage for each of them', async () => {
+  const size = 1 << 30;
+  const fd = memfdCreate('large', { size });
+  let collections = 0;
+  const observer = new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) {
+      const { kind } = (entry as { detail?: { kind?: number } }).detail ?? {};
+      if (kind === constants.NODE_PERFORMANCE_GC_MAJOR) collections++;
+    }
+  });
+  observer.observe({ entryTypes: ['gc'] });
+  const mappings = Array.from({ length: 60 }, () => mmap(fd, 0, size));
+  // Entries are told later.
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  observer.disconnect();
+  for (const mapping of mappings) mapping.unmap();
+  closeFd(fd);
+  expect(collections).toBeLessThan(30);
 });
