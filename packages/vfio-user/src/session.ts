@@ -130,6 +130,7 @@ export class ServerSession implements LoopSource, HandlerContext {
     this.#waiting = new WaitingRequests({
       deadlineMs: options.deadlineMs,
       onLate: (request, isRunning) => this.#answerLate(request, isRunning),
+      onRoom: () => this.#readOn(),
     });
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
@@ -415,10 +416,14 @@ export class ServerSession implements LoopSource, HandlerContext {
       if (request === undefined) break;
       this.#runWaiting(request);
     }
-    if (this.#isPaused && !this.#isFinishing && !this.#waiting.isFull && !this.#isOver) {
-      this.#isPaused = false;
-      this.loop.messages.resume(this.#connection.socket.id);
-    }
+    this.#readOn();
+  }
+
+  /** Reads from the client again where that was stopped for want of room. */
+  #readOn(): void {
+    if (!this.#isPaused || this.#isFinishing || this.#isOver || this.#waiting.isFull) return;
+    this.#isPaused = false;
+    this.loop.messages.resume(this.#connection.socket.id);
   }
 
   /** Outside of an event of the loop, which shows and measures handlers itself. */

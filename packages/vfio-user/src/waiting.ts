@@ -13,6 +13,8 @@ export interface WaitingOptions {
   readonly deadlineMs: number;
   /** The deadline of a request passed: answer it now. Its result, if it still comes, must not be sent. */
   readonly onLate: (request: Request, isRunning: boolean) => void;
+  /** There is room again, while the operation still runs. */
+  readonly onRoom: () => void;
 }
 
 /**
@@ -119,11 +121,13 @@ export class WaitingRequests {
   #dropReads(): void {
     const isOver = ({ answered, command }: Request) => answered && command === VFIO_USER_REGION_READ;
     if (!this.#queue.some(isOver)) return;
+    const wasFull = this.isFull;
     for (const request of this.#queue.filter(isOver)) {
       this.#count(request, -1);
       request.closeFds();
     }
     this.#queue = this.#queue.filter((request) => !isOver(request));
+    if (wasFull && !this.isFull) this.#options.onRoom();
   }
 
   #arm(): void {

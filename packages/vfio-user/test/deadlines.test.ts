@@ -134,6 +134,18 @@ test('[vfio-user 7.23] a guest that polls a device which hangs is answered for e
   expect((await client.receive()).id).toBe(5);
 });
 
+test('[vfio-user 7.23] more reads than are kept: all are answered, while the device still hangs', async () => {
+  const { over, device } = stuck();
+  const { attached } = await serve(device, { deadlineMs: 100 });
+  const client = await attached();
+  const count = 1500;
+  await client.send(bytes(reset(0), ...Array.from({ length: count }, (_, at) => read(at + 1))));
+  for (let id = 0; id <= count; id++) expect(await client.receive()).toMatchObject({ id, ...EBUSY });
+  over.resolve();
+  await client.send(info(5));
+  expect((await client.receive()).id).toBe(5);
+});
+
 test('a client that posts without end behind an operation is not read from; everything happens in the end', async () => {
   const { over, device } = stuck();
   const { attached } = await serve(device);
