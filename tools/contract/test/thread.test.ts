@@ -3,7 +3,7 @@ import { vfioPciDriver } from '@vfio/vfio-pci';
 import { afterAll, beforeAll, describe, test } from 'vitest';
 import { handles, overDevice } from '../src/subjects.js';
 import { ServedInThread } from '../src/thread.js';
-import { wholeDma } from '../src/whole-device.js';
+import { wholeDma, wholeDriver, wholeFunction } from '../src/whole-device.js';
 
 const runner = { describe, test, skip: (name: string) => test.skip(name, () => {}) };
 
@@ -15,15 +15,16 @@ describe('a device with all abilities in another thread', () => {
   });
   afterAll(async () => served?.stop());
 
-  for (const [name, above] of [
-    ['called directly', false],
-    ['below the generic driver', true],
+  for (const [name, above, driver] of [
+    ['called directly', false, wholeDriver()],
+    ['below the generic driver', true, vfioPciDriver()],
   ] as const) {
+    const about = { driver, function: wholeFunction().fn };
     const open = async () => {
       if (served === undefined) throw new Error('not served');
       const { provider } = served;
       return served.open(above ? await overDevice(provider, vfioPciDriver()) : provider);
     };
-    describeVariantDriver(runner, { name, dma: wholeDma, handles, open });
+    describeVariantDriver(runner, { name, driver: about, dma: wholeDma, handles, open });
   }
 });
