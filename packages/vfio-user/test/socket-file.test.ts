@@ -153,7 +153,7 @@ test('a descriptor that is no socket is refused, and is still the caller’s', a
   const { openSync } = await import('node:fs');
   const fd = openSync('/dev/null', 'r');
   const before = openFds();
-  await expect(makeServer().listen({ fd })).rejects.toThrow(/errno 88/);
+  await expect(makeServer().listen({ fd })).rejects.toMatchObject({ code: 'ERR_VFIO_SYSCALL', errno: 'ENOTSOCK' });
   expect(openFds()).toBe(before);
   closeFd(fd);
 });
