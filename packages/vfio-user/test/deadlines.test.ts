@@ -136,7 +136,7 @@ test('[vfio-user 7.23] a guest that polls a device which hangs is answered for e
 
 test('[vfio-user 7.23] more reads than are kept: all are answered, while the device still hangs', async () => {
   const { over, device } = stuck();
-  const { attached } = await serve(device, { deadlineMs: 100 });
+  const { attached } = await serve(device, { deadlineMs: 500 });
   const client = await attached();
   const count = 1500;
   await client.send(bytes(reset(0), ...Array.from({ length: count }, (_, at) => read(at + 1))));
