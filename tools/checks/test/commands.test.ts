@@ -19,6 +19,7 @@ const ELSEWHERE: Readonly<Record<string, readonly [file: string, says: string]>>
   'npm run e2e': ['.ci/run', 'may npm run e2e'],
   // What it would install is installed: the packages of this workspace.
   'npm install @vfio/nvme-vfio-pci': ['package.json', '"packages/*"'],
+  'npm install @vfio/mlx5-vfio-pci': ['package.json', '"packages/*"'],
 };
 
 const shown = pages().flatMap(({ path, text }) =>
