@@ -83,6 +83,10 @@ export const MAX_UNSENT_BYTES = 4 * 1024 * 1024;
  * would only fill its memory. Further ones wait here. */
 export const MAX_DMA_REQUESTS = 32;
 
+/** Bytes that one DMA_READ of ours asks for. QEMU (to 11.1.3) loses the rest of a reply that its socket takes in part. Linux
+ * takes a message whole or not at all where it fits one buffer of the socket, about 48 KiB. */
+export const MAX_DMA_READ_SIZE = 32 * 1024;
+
 /** Milliseconds that a DMA_READ or DMA_WRITE of ours may take. QEMU serves them only while no command of its own is open,
  * which it waits for up to 5 seconds: twice that means that nobody serves them at all. */
 export const DMA_TIMEOUT_MS = 10_000;

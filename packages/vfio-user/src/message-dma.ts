@@ -2,7 +2,7 @@ import type { RemoteDma } from '@vfio/core';
 import { errnoError, hex, VFIO_USER_DMA_READ, VFIO_USER_DMA_WRITE, VfioError } from '@vfio/uapi';
 import { getNumber64, LITTLE_ENDIAN } from './byte-order.js';
 import { type Connection, closeAll, type ReceivedReply } from './connection.js';
-import { MAX_DMA_REQUESTS } from './limits.js';
+import { MAX_DMA_READ_SIZE, MAX_DMA_REQUESTS } from './limits.js';
 
 export interface MessageDmaOptions {
   /** The main socket, or the twin where that was agreed on. */
@@ -52,11 +52,11 @@ export class MessageDma implements RemoteDma {
   }
 
   readBig(iova: bigint, into: Uint8Array): Promise<void> {
-    const { maxData } = this.#options;
+    const size = Math.min(this.#options.maxData, MAX_DMA_READ_SIZE);
     return this.#transfer(iova, (isLegacy) => {
       const reads: Promise<void>[] = [];
-      for (let done = 0; done < into.length; done += maxData) {
-        reads.push(this.#readChunk(iova + BigInt(done), into.subarray(done, done + maxData), isLegacy));
+      for (let done = 0; done < into.length; done += size) {
+        reads.push(this.#readChunk(iova + BigInt(done), into.subarray(done, done + size), isLegacy));
       }
       return reads;
     });
