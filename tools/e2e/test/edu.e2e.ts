@@ -3,6 +3,7 @@ import type { DeviceServer } from '../src/device-server.js';
 import type { Guest } from '../src/guest.js';
 import { FdStrippingRelay } from '../src/relay.js';
 import { driveEdu, giveToVfio } from './edu-checks.js';
+import { checksum, complaints, loadNvme } from './nvme-checks.js';
 import { boot, serve, showLogsOfFailures } from './support.js';
 
 showLogsOfFailures();
@@ -10,6 +11,7 @@ showLogsOfFailures();
 const EDU = { address: '0000:00:02.0' } as const;
 const DIRECT = '0000:00:06.0';
 const RELAYED = '0000:00:07.0';
+const NVME = '0000:00:05.0';
 
 /** Messages of a server's trace by direction and command. */
 const messages = (server: DeviceServer, pattern: RegExp) => server.trace().filter((line) => pattern.test(line));
@@ -60,15 +62,22 @@ describe('a guest that shares its memory', () => {
 
 describe('a guest that keeps its memory to itself', () => {
   let server: DeviceServer;
+  let nvme: DeviceServer;
   let guest: Guest;
 
   beforeAll(async () => {
     server = await serve({ ...EDU, name: 'edu-private', trace: true });
-    guest = await boot({ name: 'edu-private', memory: 'private', devices: [server.device({ addr: '6.0' })] });
+    nvme = await serve({ address: '0000:01:00.0', name: 'nvme-private', trace: true });
+    guest = await boot({
+      name: 'edu-private',
+      memory: 'private',
+      devices: [nvme.device({ addr: '5.0' }), server.device({ addr: '6.0' })],
+    });
   });
   afterAll(async () => {
     await guest?.kill();
     await server?.stop();
+    await nvme?.stop();
   });
 
   test('drives registers, DMA and interrupts, and memory moves by messages', async () => {
@@ -78,5 +87,15 @@ describe('a guest that keeps its memory to itself', () => {
     expect(messages(server, /> \S+ DMA_READ reply /).length).toBeGreaterThan(0);
     expect(messages(server, /> \S+ DMA_WRITE reply /).length).toBeGreaterThan(0);
     expect(server.warnings).toEqual([]);
+  });
+
+  test('has a disk all the same: queues and data move by messages', async () => {
+    await loadNvme(guest, NVME);
+    await guest.ok('dd if=/dev/urandom of=/tmp/data bs=1M count=8 2>/dev/null');
+    await guest.ok('dd if=/tmp/data of=/dev/nvme0n1 bs=1M oflag=direct conv=fsync', { seconds: 120 });
+    expect(await checksum(guest, 8)).toBe(await guest.ok('sha256sum </tmp/data'));
+    expect(await complaints(guest, NVME)).toBe('');
+    expect(messages(nvme, /DMA_MAP .* fds/)).toEqual([]);
+    expect(nvme.warnings).toEqual([]);
   });
 });
