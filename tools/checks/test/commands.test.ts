@@ -41,10 +41,12 @@ function start(command: string): ChildProcess & { output: string } {
   const script = command
     .replaceAll('/tmp/', `${work}/`)
     .replace(/^npx vfio/, `exec ${process.execPath} packages/cli/bin/vfio.js`);
+  // Whatever runs the tests may ask for colours.
+  const { FORCE_COLOR: _, ...env } = process.env;
   const child = Object.assign(
     spawn('sh', ['-c', script], {
       cwd: ROOT,
-      env: { ...process.env, VFIO_CACHE: join(work, 'cache') },
+      env: { ...env, VFIO_CACHE: join(work, 'cache') },
       stdio: ['ignore', 'pipe', 'pipe'],
     }),
     { output: '' },

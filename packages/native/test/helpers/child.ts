@@ -75,7 +75,7 @@ export function runModule(dir: string, source: string, env: NodeJS.ProcessEnv = 
   const file = join(dir, `run-${Math.random().toString(36).slice(2)}.mjs`);
   writeFileSync(file, source);
   const clean = { ...process.env };
-  for (const name of ['NODE_OPTIONS', 'VFIO_NATIVE_PATH', 'PREBUILDS_ONLY']) delete clean[name];
+  for (const name of ['NODE_OPTIONS', 'VFIO_NATIVE_PATH', 'PREBUILDS_ONLY', 'FORCE_COLOR']) delete clean[name];
   const limit = maxFds === undefined ? '' : `ulimit -n ${maxFds} && `;
   const result = spawnSync('sh', ['-c', `${limit}exec "$0" "$@"`, process.execPath, file], {
     cwd: dir,
