@@ -3,6 +3,8 @@ import { discoverDrivers, type InstalledDrivers } from '@vfio/core/node';
 export interface DriversOptions {
   /** The folder whose project says what is installed. */
   readonly cwd: string;
+  /** The file of the command, where it is one. */
+  readonly script: string | undefined;
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Told of packages that cannot be used. */
   readonly warn: (message: string) => void;
@@ -13,8 +15,7 @@ export interface DriversOptions {
  * `VFIO_CACHE` names another place for the merged index.
  */
 export async function installedDrivers(options: DriversOptions): Promise<InstalledDrivers> {
-  const { cwd, env, warn } = options;
-  const [, script] = process.argv;
+  const { cwd, script, env, warn } = options;
   const drivers = await discoverDrivers({
     from: cwd,
     ...(script === undefined ? {} : { cli: script }),

@@ -8,6 +8,8 @@ export interface Io {
   readonly color: boolean;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly cwd: string;
+  /** The file of the command, where it is one: installed globally, its drivers are those beside it. */
+  readonly script?: string | undefined;
   /**
    * Aborted when the process is asked to end (SIGINT, SIGTERM) or when nobody reads its output any more. A command that
    * never looks at it is ended by the signal itself.
@@ -33,6 +35,7 @@ export function processIo(): Io {
     color: takesColor(env, stdout.isTTY === true),
     env,
     cwd: process.cwd(),
+    script: process.argv[1],
     get signal() {
       // Once: a second Ctrl-C ends a command that does not come to its end.
       if (!handlesSignals) for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stop.abort());

@@ -55,7 +55,7 @@ const SOCKET_TIMEOUT_MS = 2000;
 export function createProgram(io: Io, setExitCode: (code: number) => void): Command {
   const warn = (message: string): void => io.err(`warning: ${message}\n`);
   const session = async (): Promise<Session> =>
-    openSession(createDemoHost(), await installedDrivers({ cwd: io.cwd, env: io.env, warn }), warn);
+    openSession(createDemoHost(), await installedDrivers({ cwd: io.cwd, script: io.script, env: io.env, warn }), warn);
 
   const program = new Command('vfio')
     .description('Linux vfio_pci_core and its variant drivers in userspace: find, inspect and serve PCI functions.')

@@ -56,7 +56,7 @@ export async function demo(options: { readonly json?: boolean }, io: Io): Promis
   };
   const warn = (message: string): void => io.err(`warning: ${message}\n`);
   const folder = await mkdtemp(join(tmpdir(), 'vfio-demo-'));
-  const drivers = await installedDrivers({ cwd: io.cwd, env: io.env, warn });
+  const drivers = await installedDrivers({ cwd: io.cwd, script: io.script, env: io.env, warn });
   const session = openSession(createDemoHost(), drivers, warn);
   try {
     if (!quiet) {

@@ -123,6 +123,7 @@ export async function serve(addresses: readonly string[], options: ServeOptions,
     const mine = targets.filter((_, index) => part.includes(index));
     return {
       cwd: io.cwd,
+      script: io.script,
       targets: mine,
       compat: options.compat,
       traceFile: options.trace === undefined ? undefined : resolve(io.cwd, options.trace),

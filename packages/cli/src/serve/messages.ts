@@ -11,6 +11,7 @@ export interface ServeTarget {
 /** What a serving thread is started with. */
 export interface ServeJob {
   readonly cwd: string;
+  readonly script: string | undefined;
   readonly targets: readonly ServeTarget[];
   readonly compat: string | undefined;
   readonly traceFile: string | undefined;

@@ -18,7 +18,7 @@ const tell = (message: FromServer): void => port.postMessage(message);
 async function serve(job: ServeJob): Promise<() => Promise<void>> {
   const warn = (message: string, address: string | null = null): void => tell({ type: 'warning', address, message });
   const trace = job.traceFile === undefined ? undefined : new TraceFile(job.traceFile, warn);
-  const drivers = await installedDrivers({ cwd: job.cwd, env: process.env, warn });
+  const drivers = await installedDrivers({ cwd: job.cwd, script: job.script, env: process.env, warn });
   const host = createHost(job.hostOptions);
   const session = openSession(host, drivers, warn);
   const loop = new ServiceLoop({ slowUs: 1000, pulse: job.pulse });
