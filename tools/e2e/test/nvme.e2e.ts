@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DeviceServer } from '../src/device-server.js';
 import type { Guest } from '../src/guest.js';
-import { nvmeChecks, rebootCheck } from './nvme-checks.js';
+import { checksum, complaints, loadNvme, nvmeChecks, rebootCheck } from './nvme-checks.js';
 import { boot, serve, showLogsOfFailures } from './support.js';
 
 showLogsOfFailures();
@@ -103,4 +103,17 @@ describe('a guest with our NVMe controller', () => {
   });
 
   rebootCheck(subject);
+
+  test('is reset while the guest writes, and works again', async () => {
+    const written = await checksum(guest, 16);
+    await guest.ok(
+      '(while dd if=/dev/urandom of=/dev/nvme0n1 bs=256k count=64 seek=256 oflag=direct; do :; done) >/tmp/dd.log 2>&1 </dev/null &',
+    );
+    await guest.until('grep -q "records out" /tmp/dd.log');
+    await guest.reset();
+    await loadNvme(guest, NVME);
+    expect(await checksum(guest, 16)).toBe(written);
+    expect(await complaints(guest, NVME)).toBe('');
+    expect(server.events.filter(({ type }) => type === 'detached')).toEqual([]);
+  });
 });
