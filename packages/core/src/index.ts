@@ -4,6 +4,7 @@ export {
   hex,
   isVfioError,
   messageOf,
+  systemError,
   VFIO_ERROR_CODES,
   VfioError,
   type VfioErrorCode,

@@ -108,7 +108,11 @@ describe('a namespace in a file', () => {
 
   test('a folder that is not there is told as the failed system call', () => {
     expect(() => new FileStore(join(folder, 'none', 'disk'), MIB)).toThrow(
-      expect.objectContaining({ code: 'ERR_VFIO_SYSCALL', message: expect.stringContaining('ENOENT') }),
+      expect.objectContaining({
+        code: 'ERR_VFIO_SYSCALL',
+        errno: 'ENOENT',
+        message: expect.stringContaining('ENOENT'),
+      }),
     );
   });
 

@@ -1,7 +1,7 @@
 import { constants } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import { ERRNO, type ErrnoName, errnoName, errnoNumber } from './errno.js';
-import { errnoError, hex, isVfioError, messageOf, VFIO_ERROR_CODES, VfioError } from './errors.js';
+import { errnoError, hex, isVfioError, messageOf, systemError, VFIO_ERROR_CODES, VfioError } from './errors.js';
 
 describe('errno', () => {
   test('names and numbers go both ways', () => {
@@ -39,6 +39,17 @@ describe('VfioError', () => {
   test('has EINVAL as its number where it has no errno', () => {
     expect(new VfioError('ERR_VFIO_PROTOCOL', 'odd').errnoNumber).toBe(22);
     expect('cause' in new VfioError('ERR_VFIO_PROTOCOL', 'odd')).toBe(false);
+  });
+
+  test.each([
+    ['an errno of the system', Object.assign(new Error('long'), { code: 'EACCES' }), 'EACCES', 'open /f: EACCES'],
+    ['a code of Node', Object.assign(new Error('too big'), { code: 'ERR_OUT_OF_RANGE' }), 'EIO', 'open /f: too big'],
+    ['no code', new Error('plain'), 'EIO', 'open /f: plain'],
+    ['no error', 'thrown', 'EIO', 'open /f: thrown'],
+    ['a name that every object has', Object.assign(new Error('odd'), { code: 'toString' }), 'EIO', 'open /f: odd'],
+  ] as const)('tells a failed call of Node’s: %s', (_, cause, errno, message) => {
+    const error = systemError('open /f', 'open', cause);
+    expect(error).toMatchObject({ code: 'ERR_VFIO_SYSCALL', errno, op: 'open', message, cause });
   });
 
   test('is known by its brand, which another copy of the package has too', () => {

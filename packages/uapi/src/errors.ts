@@ -117,6 +117,17 @@ export function errnoError(
   return new VfioError(CODE_OF_ERRNO[errno] ?? 'ERR_VFIO_INVALID_ARGUMENT', message, { ...options, errno });
 }
 
+/**
+ * What a call of Node's on a file threw, as a {@link VfioError} with the system's errno; EIO where it has none.
+ * @param what what was tried, on which file
+ */
+export function systemError(what: string, op: string, cause: unknown): VfioError {
+  const code = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
+  const errno = Object.hasOwn(ERRNO, code) ? (code as ErrnoName) : undefined;
+  const message = `${what}: ${errno ?? messageOf(cause)}`;
+  return new VfioError('ERR_VFIO_SYSCALL', message, { errno: errno ?? 'EIO', op, cause });
+}
+
 /** The sentence of whatever was thrown: code that is not ours may throw anything. */
 export function messageOf(thrown: unknown): string {
   if (thrown instanceof Error) return thrown.message;

@@ -1,6 +1,6 @@
 import { chmodSync, chownSync, readFileSync, unlinkSync } from 'node:fs';
 import { acceptUnix, closeFd, listenUnix, setNonBlocking } from '@vfio/native';
-import { isVfioError, VfioError } from '@vfio/uapi';
+import { isVfioError, systemError, VfioError } from '@vfio/uapi';
 import { socketIdentity } from './local-servers.js';
 
 /** Where a server listens. */
@@ -42,8 +42,7 @@ export function makeSocketFile(options: ListenPath): SocketFile {
   });
   try {
     if (gid !== undefined) {
-      chownSync(path, -1, gid);
-      chmodSync(path, mode);
+      giveToGroup(path, gid, mode);
     }
     const identity = socketIdentity(path);
     if (identity === undefined) {
@@ -54,6 +53,15 @@ export function makeSocketFile(options: ListenPath): SocketFile {
     closeFd(fd);
     unlinkSync(path);
     throw error;
+  }
+}
+
+function giveToGroup(path: string, gid: number, mode: number): void {
+  try {
+    chownSync(path, -1, gid);
+    chmodSync(path, mode);
+  } catch (error) {
+    throw systemError(`socket ${path} for group ${gid}`, 'listen', error);
   }
 }
 
@@ -73,9 +81,17 @@ export function probeInherited(fd: number): { isListening: boolean; client: numb
   }
 }
 
+/** The kernel's range of group ids; the highest number would be "as it is". */
+function checkedGroupId(id: number): number {
+  if (Number.isInteger(id) && id >= 0 && id < 0xffffffff) return id;
+  throw new VfioError('ERR_VFIO_INVALID_ARGUMENT', `group ${id}: 0 to 0xfffffffe are allowed`, {
+    errno: 'EINVAL',
+    op: 'listen',
+  });
+}
+
 function groupId(group: number | string): number {
-  if (typeof group === 'number') return group;
-  if (/^\d+$/.test(group)) return Number(group);
+  if (typeof group === 'number' || /^\d+$/.test(group)) return checkedGroupId(Number(group));
   const line = readFileSync('/etc/group', 'utf8')
     .split('\n')
     .find((entry) => entry.startsWith(`${group}:`));

@@ -103,9 +103,12 @@ test('the file is its owner’s alone unless something else is said, and gone wh
   expect(statSync(grouped).mode & 0o777).toBe(0o660);
   const before = openFds();
   const unknown = path();
-  await expect(makeServer().listen({ path: unknown, group: 'no such group' })).rejects.toMatchObject({
-    errno: 'EINVAL',
-  });
+  for (const group of ['no such group', -1, 1.5, 2 ** 32 - 1, '4294967295', '99999999999999999999']) {
+    await expect(makeServer().listen({ path: unknown, group }), String(group)).rejects.toMatchObject({
+      code: 'ERR_VFIO_INVALID_ARGUMENT',
+      errno: 'EINVAL',
+    });
+  }
   expect([existsSync(unknown), openFds()]).toEqual([false, before]);
 });
 

@@ -1,5 +1,5 @@
 import { closeSync, openSync, writeSync } from 'node:fs';
-import { VfioError } from '@vfio/core';
+import { messageOf, systemError } from '@vfio/core';
 
 /** A file to which traced messages are appended, by several threads if need be: one write a line. */
 export class TraceFile {
@@ -12,10 +12,7 @@ export class TraceFile {
     try {
       this.#fd = openSync(path, 'a', 0o600);
     } catch (cause) {
-      throw new VfioError('ERR_VFIO_SYSCALL', `cannot append to the trace file: ${(cause as Error).message}`, {
-        op: 'open',
-        cause,
-      });
+      throw systemError(`trace file ${path}`, 'open', cause);
     }
   }
 
@@ -26,7 +23,7 @@ export class TraceFile {
       writeSync(this.#fd, `${line}\n`);
     } catch (error) {
       this.close();
-      this.#warn(`the trace ends here: ${(error as Error).message}`);
+      this.#warn(`the trace ends here: ${messageOf(error)}`);
     }
   }
 

@@ -15,7 +15,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { errnoError, hex, VfioError } from '@vfio/uapi';
+import { errnoError, hex, systemError, type VfioError } from '@vfio/uapi';
 import type { NvmePersistence, NvmePersistentState } from '../devices/nvme/health.js';
 import type { BlockStore } from '../devices/nvme/store.js';
 
@@ -101,7 +101,7 @@ export class FileStore implements BlockStore {
     return new Promise((resolve, reject) => {
       fdatasync(this.#fd, (error) => {
         if (error === null) resolve();
-        else reject(syscallError(this.path, 'fdatasync', error));
+        else reject(fileError(this.path, 'fdatasync', error));
       });
     });
   }
@@ -135,8 +135,9 @@ export function filePersistence(path: string): NvmePersistence {
       try {
         text = readFileSync(path, 'utf8');
       } catch (error) {
-        if (isSystemError(error) && error.code === 'ENOENT') return undefined;
-        throw syscallError(path, 'read', error);
+        const failed = fileError(path, 'read', error);
+        if (failed.errno === 'ENOENT') return undefined;
+        throw failed;
       }
       return parseState(path, text);
     },
@@ -173,15 +174,9 @@ function attempt<T>(path: string, call: string, run: () => T): T {
   try {
     return run();
   } catch (error) {
-    throw syscallError(path, call, error);
+    throw fileError(path, call, error);
   }
 }
 
-function syscallError(path: string, call: string, cause: unknown): VfioError {
-  const name = isSystemError(cause) ? cause.code : 'unknown error';
-  return new VfioError('ERR_VFIO_SYSCALL', `${path}: ${call} failed with ${name}`, { errno: 'EIO', op: call, cause });
-}
-
-function isSystemError(error: unknown): error is Error & { code: string } {
-  return error instanceof Error && 'code' in error && typeof error.code === 'string';
-}
+const fileError = (path: string, call: string, cause: unknown): VfioError =>
+  systemError(`${call} ${path}`, call, cause);
