@@ -6,6 +6,7 @@ import { COMPAT_MODES } from '@vfio/vfio-user';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { installedDrivers } from './drivers.js';
 import type { Io } from './io.js';
+import { paint } from './output.js';
 import { loadPciNames } from './pci-names.js';
 import { bindFunction, findFunction, isAddress, openSession, type Session } from './session.js';
 import { UsageError } from './usage-error.js';
@@ -62,6 +63,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .configureOutput({
       writeOut: io.out,
       writeErr: io.err,
+      outputError: (text, write) => write(text.replace(/^error/, paint(io, 'red', 'vfio'))),
       getOutHasColors: () => io.color,
       getErrHasColors: () => io.color,
     })

@@ -27,8 +27,9 @@ test('functions and sockets pair in order; a path is taken from the working dire
 });
 
 test.each<[string, PciFunction[], Partial<ServeOptions>, RegExp]>([
-  ['fewer sockets than functions', [nvme, edu], { socketPath: ['a'] }, /2 functions and 1 --socket-path/],
-  ['more sockets than functions', [edu], { socketPath: ['a', 'b'] }, /1 functions and 2 --socket-path/],
+  ['fewer sockets than functions', [nvme, edu], { socketPath: ['a'] }, /functions: 2, --socket-path: 1;/],
+  ['more sockets than functions', [edu], { socketPath: ['a', 'b'] }, /functions: 1, --socket-path: 2;/],
+  ['a socket without a name', [edu], { socketPath: [''] }, /--socket-path is empty/],
   ['one socket for two functions', [nvme, edu], { socketPath: ['a', './a'] }, /two functions on one socket: \/run\/a/],
   ['one function twice', [edu, edu], { socketPath: ['a', 'b'] }, /00:02.0 is named twice/],
   ['a path of more than 107 bytes', [edu], { socketPath: ['ü'.repeat(60)] }, /125 bytes, at most 107/],

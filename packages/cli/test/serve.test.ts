@@ -171,7 +171,7 @@ test('a socket file that a dead server left is taken over, one that is in use is
   await first.next('ready');
   const second = await command(['serve', '00:02.0', '--socket-path', path]);
   expect(second).toMatchObject({ code: 1 });
-  expect(second.err).toMatch(/EADDRINUSE\)\ntry: another server listens there/);
+  expect(second.err).toMatch(/a server answers there \(ERR_VFIO_BUSY, EADDRINUSE\)\ntry: name another socket/);
   expect(await ids(path)).toBe('1234:11e8');
   await first.end('SIGKILL');
   expect(existsSync(path)).toBe(true);
@@ -210,12 +210,12 @@ test.each<[string, readonly string[], RegExp]>([
   [
     'a trace that cannot be written',
     ['00:02.0', '--socket-path', 'S', '--trace', '/nosuch/t'],
-    /the trace file: ENOENT/,
+    /trace file \/nosuch\/t: ENOENT \(ERR_VFIO_SYSCALL, ENOENT\)/,
   ],
   [
     'a file that cannot be made',
     ['01:00.0', '--socket-path', 'S', '--nvme-file', '/nosuch/f'],
-    /\/nosuch\/f: .*ENOENT/,
+    /open \/nosuch\/f: ENOENT \(ERR_VFIO_SYSCALL, ENOENT\)/,
   ],
 ])('exit code 1 and a sentence: %s', async (_, args, message) => {
   const path = join(place(), 'socket');
@@ -231,7 +231,7 @@ test('a plain file in the place of the socket is not taken for a stale one', asy
   writeFileSync(path, 'data');
   const { code, err } = await command(['serve', '00:02.0', '--socket-path', path]);
   expect(code).toBe(1);
-  expect(err).toMatch(/precious/);
+  expect(err).toMatch(/precious: a file that is not a socket is there .*EADDRINUSE\)\ntry: name another socket$/m);
   expect(readFileSync(path, 'utf8')).toBe('data');
 });
 

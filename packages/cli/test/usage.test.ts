@@ -27,7 +27,7 @@ test.each([
   ['an argument too few', ['info'], /missing required argument 'what'/],
   ['an argument too many', ['list', 'x'], /too many arguments/],
   ['a host that is not there', ['--host', 'vmware', 'list'], /Allowed choices are emulated/],
-  ['serve without a socket', ['serve', '00:02.0'], /1 functions and 0 --socket-path/],
+  ['serve without a socket', ['serve', '00:02.0'], /functions: 1, --socket-path: 0;/],
   ['an address that is none', ['serve', 'zz', '--socket-path', '/tmp/s'], /"zz" is not a PCI address/],
   ['threads out of range', ['serve', '00:02.0', '--threads', '0'], /a whole number from 1 to 64/],
   ['standard output as a socket', ['serve', '00:02.0', '--fd', '1'], /a whole number from 3 to/],
@@ -42,6 +42,7 @@ test.each([
   const { code, out, err } = await vfio(args);
   expect({ code, out }).toEqual({ code: 2, out: '' });
   expect(err).toMatch(message);
+  expect(err).toMatch(args.length === 0 ? /^Usage: / : /^vfio: /);
   expect(err).not.toMatch(/^ +at /m);
 });
 

@@ -74,7 +74,7 @@ export function listenUnix(path: string, options: ListenOptions = {}): number {
 }
 
 function inUse(path: string, why: string): VfioError {
-  return new VfioError('ERR_VFIO_BUSY', `socket ${path}: ${why}; choose another path or remove it`, {
+  return new VfioError('ERR_VFIO_BUSY', `socket ${path}: ${why}`, {
     errno: 'EADDRINUSE',
     op: 'bind',
   });

@@ -66,9 +66,10 @@ export function serveTargets(functions: readonly PciFunction[], options: ServeOp
   }
   if (socketPath.length !== addresses.length) {
     throw new UsageError(
-      `${addresses.length} functions and ${socketPath.length} --socket-path: each function needs one, in the same order`,
+      `functions: ${addresses.length}, --socket-path: ${socketPath.length}; each function needs one, in the same order`,
     );
   }
+  if (socketPath.includes('')) throw new UsageError('--socket-path is empty');
   const paths = socketPath.map((path) => resolve(cwd, path));
   for (const [index, path] of paths.entries()) {
     const length = Buffer.byteLength(path);
