@@ -35,8 +35,9 @@ function readSome(peer: number, most: number, fds: number[] = []): Uint8Array {
 function readAll(t: TestLoop, peer: number, fds: number[] = []): Uint8Array {
   const parts: Uint8Array[] = [];
   for (;;) {
-    const part = readSome(peer, 1 << 20, fds);
+    // First: what is read before has made room for what waits in the loop.
     t.drain();
+    const part = readSome(peer, 1 << 20, fds);
     if (part.length === 0) return concat(parts);
     parts.push(part.slice());
   }
