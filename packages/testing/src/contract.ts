@@ -1,4 +1,4 @@
-import type { PciDriver, PciFunction, VfioDeviceClient } from '@vfio/core';
+import type { IovaRange, PciDriver, PciFunction, VfioDeviceClient } from '@vfio/core';
 
 /** A device that one case works on. */
 export interface ContractSubject {
@@ -24,6 +24,33 @@ export interface DeviceDma {
   write(device: VfioDeviceClient, iova: bigint, length: number): Promise<void>;
 }
 
+/** Work of a device that can be seen from outside: what it writes, and that it says so. */
+export interface DeviceWorkload {
+  /** Maps zeroed memory for the device, and gives the bytes. */
+  map(device: VfioDeviceClient, iova: bigint, size: number): Promise<Uint8Array>;
+  /**
+   * Has the device write here and there in memory that was mapped and is zeroed, to places that `random` (0 to below 1)
+   * chooses. Done when the device is. Returns all ranges in which something was written; there is a byte in each that
+   * is not 0 now.
+   */
+  run(device: VfioDeviceClient, memory: DeviceMemory, random: () => number): Promise<readonly IovaRange[]>;
+  /** Signalled in each run, if the device signals. */
+  readonly interrupt?: { readonly index: number; readonly vector: number };
+}
+
+/** Memory as the device (`iova`) and the suite (`bytes`) see it. */
+export interface DeviceMemory {
+  readonly iova: bigint;
+  readonly bytes: Uint8Array;
+}
+
+/** State of a device that a user can change and see: what must move with it. Memory decode is on. */
+export interface DeviceState {
+  /** Changes it, to something else for each `seed`. */
+  put(device: VfioDeviceClient, seed: number): Promise<void>;
+  get(device: VfioDeviceClient): Promise<Uint8Array>;
+}
+
 /** What the suite is told of a driver on one base. */
 export interface ContractOptions {
   /** Appears in the names of the cases: `nvme-vfio-pci on an emulated function, through a socket`. */
@@ -34,6 +61,12 @@ export interface ContractOptions {
   readonly driver?: { readonly driver: PciDriver; readonly function: PciFunction };
   /** Without it nothing is said about what DMA does to memory, nor about the pages that a dirty log shows. */
   readonly dma?: DeviceDma;
+  /** What the device does under load. Without it a load is made of `dma`, if that is there. */
+  readonly workload?: DeviceWorkload;
+  /** Without it nothing is said about what a migration carries, only about how. */
+  readonly state?: DeviceState;
+  /** Opens a second device, to which the first one can be migrated. Without it the first is opened again. */
+  peer?(): Promise<ContractSubject>;
   /** A count of handles (descriptors, mappings) that must be the same after a case as before. */
   readonly handles?: () => number;
   /** Cases that cannot be true here, by name, with the reason. */

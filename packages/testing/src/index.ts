@@ -4,5 +4,14 @@
  *
  * @packageDocumentation
  */
-export { type ContractCase, type ContractOptions, type ContractSubject, type DeviceDma, subject } from './contract.js';
+export {
+  type ContractCase,
+  type ContractOptions,
+  type ContractSubject,
+  type DeviceDma,
+  type DeviceMemory,
+  type DeviceState,
+  type DeviceWorkload,
+  subject,
+} from './contract.js';
 export { type CaseContext, contractCases, describeVariantDriver, type Runner } from './suite.js';

@@ -1,13 +1,15 @@
 import { equal, NotApplicable } from './assert.js';
 import type { ContractCase, ContractOptions, Rule, RuleGroup } from './contract.js';
 import { configSpace } from './groups/config-space.js';
-import { dirtyLog } from './groups/dirty-log.js';
+import { dirtyTracking } from './groups/dirty-tracking.js';
 import { dma } from './groups/dma.js';
 import { features } from './groups/features.js';
 import { identity } from './groups/identity.js';
 import { interrupts } from './groups/interrupts.js';
 import { ioeventfd } from './groups/ioeventfd.js';
 import { lifecycle } from './groups/lifecycle.js';
+import { migration } from './groups/migration.js';
+import { migrationStream } from './groups/migration-stream.js';
 import { regions } from './groups/regions.js';
 import { reset } from './groups/reset.js';
 
@@ -20,8 +22,10 @@ const GROUPS: readonly RuleGroup[] = [
   ioeventfd,
   reset,
   dma,
-  dirtyLog,
+  dirtyTracking,
   features,
+  migration,
+  migrationStream,
 ];
 
 /**

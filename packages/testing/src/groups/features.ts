@@ -3,21 +3,15 @@ import {
   VFIO_DEVICE_FEATURE_GET,
   VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
   VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
-  VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
-  VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2,
   VFIO_DEVICE_FEATURE_MIGRATION,
   VFIO_DEVICE_FEATURE_PCI_VF_TOKEN,
   VFIO_DEVICE_FEATURE_PROBE,
   VFIO_DEVICE_FEATURE_SET,
   VFIO_DEVICE_FEATURE_ZPCI_ERROR,
-  VFIO_DEVICE_STATE_ERROR,
-  VFIO_DEVICE_STATE_RUNNING,
-  VFIO_MIGRATION_PRE_COPY,
-  VFIO_MIGRATION_STOP_COPY,
   VFIO_PCI_CONFIG_REGION_INDEX,
 } from '@vfio/uapi';
 import { bars, decode, refusal } from '../access.js';
-import { check, equal, fails, notApplicable } from '../assert.js';
+import { equal, fails, notApplicable } from '../assert.js';
 import type { Rule, RuleGroup } from '../contract.js';
 
 const GET = VFIO_DEVICE_FEATURE_GET;
@@ -32,11 +26,6 @@ const LAST_KNOWN = VFIO_DEVICE_FEATURE_ZPCI_ERROR;
 const has = async (device: VfioDeviceClient, flags: number): Promise<boolean> =>
   (await refusal(device.deviceFeature({ flags: flags | PROBE }))) === undefined;
 
-const migrationFlags = async (device: VfioDeviceClient): Promise<number> =>
-  (await has(device, VFIO_DEVICE_FEATURE_MIGRATION | GET))
-    ? ((await device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_MIGRATION | GET })) as { flags: number }).flags
-    : 0;
-
 /** A rule of devices that have a feature. */
 const where =
   (flags: number, what: string, rule: Rule): Rule =>
@@ -44,9 +33,6 @@ const where =
     if (!(await has(device, flags))) notApplicable(`the device has no ${what}`);
     await rule(device, options);
   };
-
-const stateOf = async (device: VfioDeviceClient): Promise<number> =>
-  ((await device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | GET })) as { state: number }).state;
 
 export const features: RuleGroup = {
   group: 'features',
@@ -124,32 +110,5 @@ export const features: RuleGroup = {
         );
       },
     ),
-    'a device that migrates has STOP_COPY, one that does not says ENOTTY': async (device) => {
-      const flags = await migrationFlags(device);
-      if (flags !== 0) check((flags & VFIO_MIGRATION_STOP_COPY) !== 0, `migration flags ${flags} without STOP_COPY`);
-      else
-        for (const feature of [VFIO_DEVICE_FEATURE_MIGRATION, VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE])
-          await fails(() => device.deviceFeature({ flags: feature | GET }), 'ENOTTY', `feature ${feature}`);
-    },
-    'a device that migrates is RUNNING at open; no state leads to ERROR by request': where(
-      VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | GET,
-      'migration',
-      async (device) => {
-        equal(await stateOf(device), VFIO_DEVICE_STATE_RUNNING, 'state at open');
-        const set = (state: number) =>
-          device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | SET, value: { state } });
-        for (const state of [VFIO_DEVICE_STATE_ERROR, 8, 0xffffffff])
-          await fails(() => set(state), 'EINVAL', `state ${state}`);
-        equal(await stateOf(device), VFIO_DEVICE_STATE_RUNNING, 'state after refused requests');
-        await set(VFIO_DEVICE_STATE_RUNNING);
-        equal(await stateOf(device), VFIO_DEVICE_STATE_RUNNING, 'state after none was asked for');
-      },
-    ),
-    'REINIT of precopy info is refused with EINVAL by a device without PRE_COPY': async (device) => {
-      if (((await migrationFlags(device)) & VFIO_MIGRATION_PRE_COPY) !== 0) notApplicable('the device has PRE_COPY');
-      const flags = VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 | SET;
-      // Over vfio-user there is no such feature.
-      await fails(() => device.deviceFeature({ flags }), ['EINVAL', 'ENOTTY'], 'precopy info v2');
-    },
   },
 };

@@ -10,7 +10,7 @@ const hasReset = async (device: VfioDeviceClient): Promise<boolean> =>
   ((await device.getInfo()).flags & VFIO_DEVICE_FLAGS_RESET) !== 0;
 
 /** A rule that means something only where the device can be reset. */
-const whereReset =
+export const whereReset =
   (rule: Rule): Rule =>
   async (device, options) => {
     if (!(await hasReset(device))) notApplicable('the device cannot be reset');

@@ -8,8 +8,10 @@ import {
   VFIO_DEVICE_FEATURE_SET,
 } from '@vfio/uapi';
 import { busMaster, decode, refusal } from '../access.js';
-import { equal, fails, notApplicable } from '../assert.js';
+import { check, equal, fails, notApplicable } from '../assert.js';
 import type { Rule, RuleGroup } from '../contract.js';
+import { random } from '../random.js';
+import { workloadOf } from '../workload.js';
 
 const PAGE = 4096n;
 const IOVA = 0x10000n;
@@ -20,6 +22,12 @@ const BITMAP_SIZE = 8;
 /** Ranges that one call may name: as many as fit into a page (linux/vfio.h, a range has 16 bytes). */
 const MAX_RANGES = 256;
 const TOP = 2n ** 64n;
+
+/** Memory that a load writes to, and how often it does. */
+const LOAD = { iova: 0x400000n, length: 0x80000n };
+const ROUNDS = 12;
+/** Page sizes that a report is asked for, whatever is tracked. */
+const REPORTED = [PAGE, 2n * PAGE, 16n * PAGE];
 
 const START = VFIO_DEVICE_FEATURE_DMA_LOGGING_START | VFIO_DEVICE_FEATURE_SET;
 const STOP = VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP | VFIO_DEVICE_FEATURE_SET;
@@ -35,14 +43,31 @@ const stopLog = (device: VfioDeviceClient) => device.deviceFeature({ flags: STOP
 const report = (device: VfioDeviceClient, bitmap: Uint8Array, more: Partial<Range & { pageSize: bigint }> = {}) =>
   device.deviceFeature({ flags: REPORT, value: { ...RANGE, pageSize: PAGE, bitmap, ...more } });
 
-/** Numbers of the pages that are dirty, after which they count as clean. */
-async function dirtyPages(device: VfioDeviceClient): Promise<string> {
-  const bitmap = new Uint8Array(BITMAP_SIZE);
-  await report(device, bitmap);
-  const bits = new DataView(bitmap.buffer).getBigUint64(0, new Uint8Array(Uint16Array.of(1).buffer)[0] === 1);
+const LITTLE_ENDIAN = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
+
+/** Numbers of the pages of a range that are dirty, after which they count as clean. */
+async function dirtyPagesOf(device: VfioDeviceClient, range: Range, pageSize: bigint): Promise<number[]> {
+  const count = Number(range.length / pageSize);
+  const bitmap = new Uint8Array(Math.ceil(count / 64) * 8);
+  await report(device, bitmap, { ...range, pageSize });
+  const words = new DataView(bitmap.buffer);
   const pages: number[] = [];
-  for (let page = 0; page < 64; page++) if ((bits & (1n << BigInt(page))) !== 0n) pages.push(page);
-  return pages.join(' ');
+  for (let page = 0; page < count; page++) {
+    const word = words.getBigUint64(Math.floor(page / 64) * 8, LITTLE_ENDIAN);
+    if ((word & (1n << BigInt(page % 64))) !== 0n) pages.push(page);
+  }
+  return pages;
+}
+
+const dirtyPages = async (device: VfioDeviceClient): Promise<string> =>
+  (await dirtyPagesOf(device, RANGE, PAGE)).join(' ');
+
+/** Numbers of the pages in which a byte is not 0. */
+function pagesWithBytes(bytes: Uint8Array, pageSize: bigint): number[] {
+  const size = Number(pageSize);
+  return Array.from({ length: bytes.length / size }, (_, page) => page).filter((page) =>
+    bytes.subarray(page * size, (page + 1) * size).some((byte) => byte !== 0),
+  );
 }
 
 /** A rule of devices that log. */
@@ -55,8 +80,8 @@ const whereLogged =
     await rule(device, options);
   };
 
-export const dirtyLog: RuleGroup = {
-  group: 'dirty log',
+export const dirtyTracking: RuleGroup = {
+  group: 'dirty tracking',
   rules: {
     'what cannot be logged is refused': whereLogged(async (device) => {
       const many = Array.from({ length: MAX_RANGES + 1 }, (_, n) => ({ iova: IOVA + BigInt(n) * PAGE, length: PAGE }));
@@ -122,6 +147,73 @@ export const dirtyLog: RuleGroup = {
         await stopLog(device);
       },
     ),
+    'no page that changed is missed: memory under load is compared with the log, whole, in reports of each page size':
+      whereLogged(async (device, options) => {
+        const { map, run } = workloadOf(options);
+        const bytes = await map(device, LOAD.iova, Number(LOAD.length));
+        await decode(device, true);
+        await busMaster(device, true);
+        const next = random(23);
+        await startLog(device, [LOAD]);
+        for (let round = 0; round < ROUNDS; round++) {
+          bytes.fill(0);
+          const ranges = await run(device, { iova: LOAD.iova, bytes }, next);
+          const pageSize = REPORTED[round % REPORTED.length] ?? PAGE;
+          const changed = pagesWithBytes(bytes, pageSize);
+          for (const page of changed) {
+            const [from, to] = [LOAD.iova + BigInt(page) * pageSize, LOAD.iova + BigInt(page + 1) * pageSize];
+            check(
+              ranges.some(({ iova, length }) => iova < to && from < iova + length),
+              `round ${round}: page ${page} changed, and the workload does not say so`,
+            );
+          }
+          const dirty = await dirtyPagesOf(device, LOAD, pageSize);
+          const missed = changed.filter((page) => !dirty.includes(page));
+          equal(missed.join(' '), '', `round ${round}: pages of ${pageSize} bytes that changed and are not dirty`);
+        }
+        await stopLog(device);
+      }),
+    'a report has pages of the size that it asks for, whatever is tracked': whereLogged(async (device, { dma }) => {
+      if (dma === undefined) notApplicable('the suite was not told how to make the device write to memory');
+      await dma.map(device, LOAD.iova, Number(LOAD.length));
+      await decode(device, true);
+      await busMaster(device, true);
+      for (const tracked of [PAGE, 16n * PAGE]) {
+        await startLog(device, [LOAD], tracked);
+        for (const pageSize of REPORTED) {
+          await dma.write(device, LOAD.iova + 20n * PAGE, 1);
+          const dirty = await dirtyPagesOf(device, LOAD, pageSize);
+          const wanted = Number((20n * PAGE) / pageSize);
+          check(dirty.includes(wanted), `pages of ${pageSize} bytes, tracked by ${tracked}: ${wanted} is not dirty`);
+          // No more than the page that is tracked.
+          const [from, to] = [(20n * PAGE) / tracked, (20n * PAGE) / tracked + 1n].map((n) =>
+            Number((n * tracked) / pageSize),
+          );
+          if (tracked >= pageSize)
+            check(
+              dirty.every((page) => page >= (from ?? 0) && page < (to ?? 0)),
+              `pages of ${pageSize} bytes, tracked by ${tracked}: ${dirty.join(' ')} are dirty`,
+            );
+          else equal(dirty.join(' '), String(wanted), `pages of ${pageSize} bytes, tracked by ${tracked}`);
+        }
+        await stopLog(device);
+      }
+    }),
+    'as many ranges as are allowed are logged': whereLogged(async (device) => {
+      const ranges = Array.from({ length: MAX_RANGES }, (_, n) => ({
+        iova: LOAD.iova + 2n * BigInt(n) * PAGE,
+        length: PAGE,
+      }));
+      await startLog(device, ranges);
+      await stopLog(device);
+    }),
+    'a device without a log says ENOTTY to start, stop and report': async (device) => {
+      if ((await refusal(device.deviceFeature({ flags: START | VFIO_DEVICE_FEATURE_PROBE }))) === undefined)
+        notApplicable('the device logs its DMA');
+      await fails(() => startLog(device), 'ENOTTY', 'start');
+      await fails(() => stopLog(device), 'ENOTTY', 'stop');
+      await fails(() => report(device, new Uint8Array(BITMAP_SIZE)), 'ENOTTY', 'report');
+    },
     'logging ends at close': whereLogged(async (device, { open }) => {
       await startLog(device);
       await device.close();
