@@ -6,6 +6,7 @@ import type { Support } from './support.js';
 
 /** The table: core's, with what the firmware can do attached before registration. */
 export function mlx5Ops(support: Support): VfioOpsFactory {
+  let log: Mlx5DirtyLog | undefined;
   return (core) => ({
     ...core,
     name: 'mlx5-vfio-pci',
@@ -22,9 +23,16 @@ export function mlx5Ops(support: Support): VfioOpsFactory {
       support.beforeRelease(() => migration.released);
       const { hca } = support.migration.vhca;
       if (hca.trackerCaps === undefined) return;
-      const log = new Mlx5DirtyLog(support.migration.vhca, hca.trackerCaps);
-      dev.logOps = log.ops;
-      support.onGone(() => log.detach());
+      const tracking = new Mlx5DirtyLog(support.migration.vhca, hca.trackerCaps);
+      log = tracking;
+      dev.logOps = tracking.ops;
+      support.onGone(() => tracking.detach());
+    },
+
+    async closeDevice(dev) {
+      // What its user logged is nothing to the next one.
+      await log?.ops.logStop(dev);
+      await core.closeDevice(dev);
     },
   });
 }

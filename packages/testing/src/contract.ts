@@ -22,6 +22,8 @@ export interface DeviceDma {
    * Bus mastering is on, unless a rule has turned it off.
    */
   write(device: VfioDeviceClient, iova: bigint, length: number): Promise<void>;
+  /** Signalled after each write, if the device signals. */
+  readonly interrupt?: { readonly index: number; readonly vector: number };
 }
 
 /** Work of a device that can be seen from outside: what it writes, and that it says so. */

@@ -14,21 +14,25 @@ import {
 import {
   type BarHandler,
   type DeviceModel,
+  type EmulatedFunction,
   EmulatedPciHost,
   type EmulatedPciHostOptions,
   type FunctionContext,
 } from '@vfio/emulated';
-import type { DeviceDma } from '@vfio/testing';
+import type { DeviceDma, DeviceState } from '@vfio/testing';
 import {
   PCI_ANY_ID,
-  VFIO_DEVICE_STATE_RUNNING,
+  VFIO_MIGRATION_P2P,
+  VFIO_MIGRATION_PRE_COPY,
   VFIO_MIGRATION_STOP_COPY,
+  VFIO_PCI_MSIX_IRQ_INDEX,
   VFIO_REGION_INFO_FLAG_READ,
 } from '@vfio/uapi';
+import { type Movable, WholeMigration } from './whole-migration.js';
 
 const ADDRESS = '0000:01:00.0';
 
-/** Registers of BAR 0: where to write, how much, and the word that starts it and reads 0 when it is done. */
+/** Registers of BAR 0: where to write, how much, and the word that starts it and reads 0 when it is done; then vector 0. */
 export const ENGINE = { ADDRESS: 0, LENGTH: 8, GO: 12 } as const;
 const PATTERN = 0xa5;
 
@@ -45,9 +49,11 @@ function rom(): Uint8Array {
 }
 
 /** A function with everything that a rule may ask for: each type of interrupt and BAR, ROM, power states, FLR, SR-IOV, DMA. */
-class WholeDevice implements DeviceModel, BarHandler {
+class WholeDevice implements DeviceModel, BarHandler, Movable {
   readonly #ctx: FunctionContext;
-  readonly #registers = new DataView(new ArrayBuffer(16));
+  readonly registers = new Uint8Array(16);
+  readonly #registers = new DataView(this.registers.buffer);
+  #isHeld = false;
 
   constructor(ctx: FunctionContext) {
     this.#ctx = ctx;
@@ -75,11 +81,18 @@ class WholeDevice implements DeviceModel, BarHandler {
     if (offset === ENGINE.GO) this.#ctx.defer(() => void this.#run());
   }
 
+  /** The engine begins nothing while it is held, and what was asked of it when it is let go. */
+  hold(isHeld: boolean): void {
+    this.#isHeld = isHeld;
+    if (!isHeld) this.#ctx.defer(() => void this.#run());
+  }
+
   reset(): void {
     for (let at = 0; at < 16; at += 4) this.#registers.setInt32(at, 0, true);
   }
 
   async #run(): Promise<void> {
+    if (this.#isHeld || this.#registers.getInt32(ENGINE.GO, true) === 0) return;
     const address = Number(this.#registers.getBigUint64(ENGINE.ADDRESS, true));
     const bytes = new Uint8Array(this.#registers.getUint32(ENGINE.LENGTH, true)).fill(PATTERN);
     try {
@@ -88,6 +101,7 @@ class WholeDevice implements DeviceModel, BarHandler {
       // Nobody took it: the engine gives up.
     }
     this.#registers.setInt32(ENGINE.GO, 0, true);
+    this.#ctx.irq.send(0);
   }
 }
 
@@ -97,22 +111,17 @@ export function wholeFunction(options: EmulatedPciHostOptions = {}) {
   return { host, fn: host.add({ address: ADDRESS, model: (ctx) => new WholeDevice(ctx) }) };
 }
 
-/** What a driver adds that has all optional abilities. */
-function initWhole(dev: VfioPciCoreDevice): void {
-  let state: number = VFIO_DEVICE_STATE_RUNNING;
-  dev.migrationFlags = VFIO_MIGRATION_STOP_COPY;
-  dev.migrationOps = {
-    setState: (_, next) => {
-      state = next;
-      return undefined;
-    },
-    getState: () => state,
-    getDataSize: () => 0n,
-  };
-  dev.resetDone.push(() => {
-    state = VFIO_DEVICE_STATE_RUNNING;
-  });
-  dev.logOps = dmaSpaceLogOps;
+export const ALL_MIGRATION = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY;
+
+/** What a driver adds that has all optional abilities; with flags of 0, all but those of migration. */
+function initWhole(dev: VfioPciCoreDevice, migrationFlags: number): void {
+  if (migrationFlags !== 0) {
+    const migration = new WholeMigration((dev.fn as EmulatedFunction<WholeDevice>).model);
+    dev.migrationFlags = migrationFlags;
+    dev.migrationOps = migration.ops;
+    dev.resetDone.push(() => migration.reset());
+    dev.logOps = dmaSpaceLogOps;
+  }
   dev.addInfoCap({ id: 5, version: 1, data: new Uint8Array(8) });
   dev.registerDevRegion({
     type: 0x80001234,
@@ -129,14 +138,17 @@ function initWhole(dev: VfioPciCoreDevice): void {
 }
 
 /** A driver with all abilities, changed in one way perhaps. */
-export function wholeDriver(change: (core: VfioDeviceOps) => Partial<VfioDeviceOps> = () => ({})): PciDriver {
+export function wholeDriver(
+  change: (core: VfioDeviceOps) => Partial<VfioDeviceOps> = () => ({}),
+  migrationFlags = ALL_MIGRATION,
+): PciDriver {
   const ops: VfioOpsFactory = (core) => {
     const whole: VfioDeviceOps = {
       ...core,
       name: 'whole',
       init(dev) {
         core.init(dev);
-        initWhole(dev);
+        initWhole(dev, migrationFlags);
       },
     };
     return { ...whole, ...change(whole) };
@@ -164,6 +176,7 @@ async function access(device: VfioDeviceClient, offset: number, value?: number):
 
 /** The engine of a {@link WholeDevice}, over memory of this process. */
 export const wholeDma: DeviceDma = {
+  interrupt: { index: VFIO_PCI_MSIX_IRQ_INDEX, vector: 0 },
   async map(device, iova, size) {
     const bytes = new Uint8Array(size);
     const memory = { bytes, fd: undefined, fdOffset: 0 };
@@ -176,5 +189,18 @@ export const wholeDma: DeviceDma = {
     await access(device, ENGINE.LENGTH, length);
     await access(device, ENGINE.GO, 1);
     while ((await access(device, ENGINE.GO)) !== 0) await new Promise((resolve) => setImmediate(resolve));
+  },
+};
+
+/** What the engine is to do next, which it is never told to begin. */
+export const wholeState: DeviceState = {
+  async put(device, seed) {
+    await access(device, ENGINE.ADDRESS, Math.imul(seed, 0x01010101));
+    await access(device, ENGINE.LENGTH, seed);
+  },
+  async get(device) {
+    const bytes = new Uint8Array(12);
+    for (let at = 0; at < bytes.length; at += 4) await device.read(0, at, bytes.subarray(at, at + 4));
+    return bytes;
   },
 };

@@ -3,7 +3,7 @@ import { vfioPciDriver } from '@vfio/vfio-pci';
 import { afterAll, beforeAll, describe, test } from 'vitest';
 import { handles, overDevice } from '../src/subjects.js';
 import { ServedInThread } from '../src/thread.js';
-import { wholeDma, wholeDriver, wholeFunction } from '../src/whole-device.js';
+import { wholeDma, wholeDriver, wholeFunction, wholeState } from '../src/whole-device.js';
 
 const runner = { describe, test, skip: (name: string) => test.skip(name, () => {}) };
 
@@ -25,6 +25,6 @@ describe('a device with all abilities in another thread', () => {
       const { provider } = served;
       return served.open(above ? await overDevice(provider, vfioPciDriver()) : provider);
     };
-    describeVariantDriver(runner, { name, driver: about, dma: wholeDma, handles, open });
+    describeVariantDriver(runner, { name, driver: about, dma: wholeDma, state: wholeState, handles, open });
   }
 });

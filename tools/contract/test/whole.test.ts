@@ -1,19 +1,22 @@
 import type { VfioDeviceProvider } from '@vfio/core';
 import { type ContractSubject, type DeviceDma, describeVariantDriver } from '@vfio/testing';
+import { VFIO_MIGRATION_P2P, VFIO_MIGRATION_PRE_COPY, VFIO_MIGRATION_STOP_COPY } from '@vfio/uapi';
 import { vfioPciDriver } from '@vfio/vfio-pci';
 import type { VfioUserClient } from '@vfio/vfio-user';
 import { afterAll, beforeAll, describe, test } from 'vitest';
 import { bound, handles, local, overDevice, Served, sharedMemory } from '../src/subjects.js';
-import { wholeDma, wholeDriver, wholeFunction } from '../src/whole-device.js';
+import { ALL_MIGRATION, wholeDma, wholeDriver, wholeFunction, wholeState } from '../src/whole-device.js';
 
 const runner = { describe, test, skip: (name: string) => test.skip(name, () => {}) };
 
-async function whole(): Promise<VfioDeviceProvider> {
+async function whole(flags = ALL_MIGRATION): Promise<VfioDeviceProvider> {
   const { host, fn } = wholeFunction({ memory: sharedMemory });
-  return bound(host, fn, wholeDriver());
+  return bound(host, fn, wholeDriver(undefined, flags));
 }
 
 const above = async () => overDevice(await whole(), vfioPciDriver());
+
+const [STOP_COPY, P2P, PRE_COPY] = [VFIO_MIGRATION_STOP_COPY, VFIO_MIGRATION_P2P, VFIO_MIGRATION_PRE_COPY];
 
 // A device that has everything to which a rule applies: what our own devices leave unsaid is said here, on every base.
 describe('a device with all abilities', () => {
@@ -22,10 +25,16 @@ describe('a device with all abilities', () => {
   for (const [name, make] of [
     ['called directly', whole],
     ['over a VFIO device', above],
+    ['that only stops and copies', () => whole(STOP_COPY)],
+    ['without PRE_COPY', () => whole(STOP_COPY | P2P)],
+    ['without P2P', () => whole(STOP_COPY | PRE_COPY)],
+    ['without migration', () => whole(0)],
   ] as const) {
     const device = make();
+    const second = make();
     const open = async () => local(await device);
-    describeVariantDriver(runner, { name, driver: about, dma: wholeDma, handles, open });
+    const peer = async () => local(await second);
+    describeVariantDriver(runner, { name, driver: about, dma: wholeDma, state: wholeState, handles, open, peer });
   }
 
   for (const [name, make, messagesOnly, twinSocket] of [
@@ -36,18 +45,26 @@ describe('a device with all abilities', () => {
   ] as const) {
     describe(name, () => {
       let served: Served | undefined;
+      let second: Served | undefined;
       beforeAll(async () => {
         served = await Served.start(await make(), { twinSocket });
+        second = await Served.start(await make(), { twinSocket });
       });
-      afterAll(async () => served?.stop());
+      afterAll(async () => {
+        await served?.stop();
+        await second?.stop();
+      });
       const dma: DeviceDma = {
         ...wholeDma,
         // The subject opened it: it is a client of a socket.
         map: async (device, iova, size) =>
           (await (device as VfioUserClient).dmaAlloc({ iova, size, messagesOnly })).bytes,
       };
-      const open = (): Promise<ContractSubject> => served?.open() ?? Promise.reject(new Error('not served'));
-      describeVariantDriver(runner, { name, driver: about, dma, handles, open });
+      const opened = (one: Served | undefined): Promise<ContractSubject> =>
+        one?.open() ?? Promise.reject(new Error('not served'));
+      const open = () => opened(served);
+      const peer = () => opened(second);
+      describeVariantDriver(runner, { name, driver: about, dma, state: wholeState, handles, open, peer });
     });
   }
 });

@@ -25,7 +25,7 @@ const TOP = 2n ** 64n;
 
 /** Memory that a load writes to, and how often it does. */
 const LOAD = { iova: 0x400000n, length: 0x80000n };
-const ROUNDS = 12;
+const ROUNDS = 30;
 /** Page sizes that a report is asked for, whatever is tracked. */
 const REPORTED = [PAGE, 2n * PAGE, 16n * PAGE];
 

@@ -1,0 +1,100 @@
+import { deviceOf, OpsRegistry, PciBus, type VfioDeviceClient, type VfioDeviceProvider } from '@vfio/core';
+import { ConnectX, EmulatedPciHost, CONNECTX_ENGINE as ENGINE } from '@vfio/emulated';
+import { mlx5VfioPciDriver } from '@vfio/mlx5-vfio-pci';
+import { mlx5CoreDriver } from '@vfio/mlx5-vfio-pci/hca';
+import type { DeviceState, DeviceWorkload } from '@vfio/testing';
+import { VFIO_PCI_MSIX_IRQ_INDEX } from '@vfio/uapi';
+import { sharedMemory } from './subjects.js';
+
+const PAGE = 4096;
+const VECTOR = 3;
+/** Descriptors of a ring that fills a page. */
+const LOG_RING = 7;
+
+/** A ConnectX that is driven by us, and two of its virtual functions behind their driver. */
+export async function mlx5Functions(): Promise<{
+  readonly devices: readonly VfioDeviceProvider[];
+  close(): Promise<void>;
+}> {
+  const host = new EmulatedPciHost({ memory: sharedMemory });
+  host.addRootPort({ address: '0000:00:1c.0', secondaryBus: 1 });
+  const pf = host.add({ address: '0000:01:00.0', model: (ctx) => new ConnectX(ctx, { vfMemory: 16 * PAGE }) });
+  const bus = new PciBus(host, { ops: new OpsRegistry() });
+  await bus.register(mlx5CoreDriver());
+  await bus.register(mlx5VfioPciDriver());
+  await bus.bindOverride(pf, 'mlx5_core');
+  await bus.sriovConfigure(pf, 2);
+  const devices: VfioDeviceProvider[] = [];
+  for (const address of ['0000:01:00.1', '0000:01:00.2']) {
+    const fn = host.find(address);
+    if (fn === undefined) throw new Error(`no ${address}`);
+    await bus.bindOverride(fn, 'mlx5_vfio_pci');
+    devices.push(deviceOf(bus, fn));
+  }
+  return { devices, close: () => bus.close() };
+}
+
+async function read(device: VfioDeviceClient, register: number): Promise<number> {
+  const bytes = new Uint8Array(4);
+  await device.read(0, ENGINE.BASE + register, bytes);
+  return new DataView(bytes.buffer).getUint32(0, true);
+}
+
+async function write(device: VfioDeviceClient, register: number, value: number): Promise<void> {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setUint32(0, value, true);
+  await device.write(0, ENGINE.BASE + register, bytes);
+}
+
+/** Registers that mean nothing to the engine, which must be moved for that very reason. */
+export const mlx5State: DeviceState = {
+  async put(device, seed) {
+    for (let at = ENGINE.SCRATCH; at < ENGINE.END; at += 4)
+      await write(device, at, Math.imul(seed + at, 0x9e3779b1) >>> 0);
+  },
+  async get(device) {
+    const bytes = new Uint8Array(ENGINE.END - ENGINE.SCRATCH);
+    for (let at = 0; at < bytes.length; at += 4)
+      await device.read(0, ENGINE.BASE + ENGINE.SCRATCH + at, bytes.subarray(at, at + 4));
+    return bytes;
+  },
+};
+
+const COPIES = 5;
+
+/**
+ * Descriptors that copy pieces of memory to other places of it. The ring is the first page, into which the engine writes
+ * how each ended; what is copied is the ring itself, which is never empty.
+ */
+export const mlx5Workload = (map: DeviceWorkload['map']): DeviceWorkload => ({
+  map,
+  async run(device, { iova, bytes }, random) {
+    await write(device, ENGINE.CONTROL, 0);
+    await write(device, ENGINE.RING_LOW, Number(iova & 0xffffffffn));
+    await write(device, ENGINE.RING_HIGH, Number(iova >> 32n));
+    await write(device, ENGINE.RING_LOG_SIZE, LOG_RING);
+    await write(device, ENGINE.VECTOR, VECTOR);
+    await write(device, ENGINE.CONTROL, ENGINE.CONTROL_ENABLE);
+    const view = new DataView(bytes.buffer, bytes.byteOffset);
+    const ranges = [{ iova, length: BigInt(COPIES * ENGINE.DESCRIPTOR_BYTES) }];
+    for (let n = 0; n < COPIES; n++) {
+      // Each to a part of its own: what one has copied no other overwrites.
+      const part = Math.floor((bytes.length - PAGE) / COPIES);
+      const length = ENGINE.DESCRIPTOR_BYTES + Math.floor(random() * (PAGE - ENGINE.DESCRIPTOR_BYTES));
+      const to = PAGE + n * part + Math.floor(random() * (part - length));
+      const at = n * ENGINE.DESCRIPTOR_BYTES;
+      view.setUint32(at, (ENGINE.COPY | (n === COPIES - 1 ? ENGINE.INTERRUPT : 0)) >>> 0, true);
+      view.setUint32(at + 4, length, true);
+      view.setBigUint64(at + 8, iova, true);
+      view.setBigUint64(at + 16, iova + BigInt(to), true);
+      ranges.push({ iova: iova + BigInt(to), length: BigInt(length) });
+    }
+    await write(device, ENGINE.PRODUCER, COPIES);
+    while ((await read(device, ENGINE.CONSUMER)) !== COPIES) {
+      if (((await read(device, ENGINE.STATUS)) & ENGINE.STATUS_ERROR) !== 0) throw new Error('the engine stands still');
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    return ranges;
+  },
+  interrupt: { index: VFIO_PCI_MSIX_IRQ_INDEX, vector: VECTOR },
+});

@@ -1,0 +1,71 @@
+import { mlx5VfioPciDriver } from '@vfio/mlx5-vfio-pci';
+import { type ContractSubject, type DeviceWorkload, describeVariantDriver } from '@vfio/testing';
+import { vfioPciDriver } from '@vfio/vfio-pci';
+import type { VfioUserClient } from '@vfio/vfio-user';
+import { afterAll, beforeAll, describe, test } from 'vitest';
+import { mlx5Functions, mlx5State, mlx5Workload } from '../src/mlx5.js';
+import { handles, local, overDevice, Served } from '../src/subjects.js';
+import { wholeDma } from '../src/whole-device.js';
+
+const runner = { describe, test, skip: (name: string) => test.skip(name, () => {}) };
+
+// Each on its own ConnectX, whose two functions are the two ends of a migration.
+describe('mlx5-vfio-pci on a virtual function', async () => {
+  const [direct, below, socket] = await Promise.all([mlx5Functions(), mlx5Functions(), mlx5Functions()]);
+  afterAll(async () => {
+    for (const one of [direct, below, socket]) await one.close();
+  });
+  const about = { driver: mlx5VfioPciDriver(), function: direct.devices[0]!.function };
+  const state = mlx5State;
+  const skip = {
+    'a memory BAR cannot be reached while memory decode is off: EIO':
+      'a virtual function always decodes (SR-IOV 3.4.1.3)',
+  };
+
+  describeVariantDriver(runner, {
+    name: 'called directly',
+    driver: about,
+    workload: mlx5Workload(wholeDma.map),
+    state,
+    skip,
+    handles,
+    open: () => local(direct.devices[0]!),
+    peer: () => local(direct.devices[1]!),
+  });
+
+  const [first, second] = below.devices.map((device) => overDevice(device, vfioPciDriver()));
+  describeVariantDriver(runner, {
+    name: 'below the generic driver',
+    workload: mlx5Workload(wholeDma.map),
+    state,
+    skip,
+    handles,
+    open: async () => local(await first!),
+    peer: async () => local(await second!),
+  });
+
+  describe('through a socket', () => {
+    const served: Served[] = [];
+    beforeAll(async () => {
+      for (const device of socket.devices) served.push(await Served.start(device));
+    });
+    afterAll(async () => {
+      for (const one of served) await one.stop();
+    });
+    const map: DeviceWorkload['map'] = async (device, iova, size) =>
+      (await (device as VfioUserClient).dmaAlloc({ iova, size })).bytes;
+    const open = (at: number) => (): Promise<ContractSubject> =>
+      served[at]?.open() ?? Promise.reject(new Error('not served'));
+    const workload = mlx5Workload(map);
+    describeVariantDriver(runner, {
+      name: 'each',
+      driver: about,
+      workload,
+      state,
+      skip,
+      handles,
+      open: open(0),
+      peer: open(1),
+    });
+  });
+});
