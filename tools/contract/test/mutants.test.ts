@@ -1,6 +1,9 @@
 import {
   type EventTrigger,
+  type FeatureRequest,
+  type MigrationData,
   type PciDriver,
+  type PrecopyInfo,
   pciDeviceId,
   type SetIrqsRequest,
   toClient,
@@ -130,6 +133,21 @@ const kept = (trigger: EventTrigger | null): EventTrigger | null =>
     release() {},
   };
 
+/** A trigger of which one signal, not the first, does not come. */
+const losing = (trigger: EventTrigger | null): EventTrigger | null => {
+  let signals = 0;
+  return (
+    trigger && {
+      fd: undefined,
+      signal() {
+        if (++signals !== 3) trigger.signal();
+      },
+      watch: (handler) => trigger.watch(handler),
+      release: () => trigger.release(),
+    }
+  );
+};
+
 /** Writes the engine's pattern to memory that was mapped once, whatever holds now. */
 const writesBehindTheBack: Change = (core) => {
   let bytes: Uint8Array | undefined;
@@ -172,6 +190,70 @@ const log =
       dev.logOps = { ...dev.logOps!, ...wrong(dev.logOps!) };
     },
   });
+
+/** Something that the driver's migration gets wrong. */
+const migration =
+  (wrong: (ops: Migration, dev: VfioPciCoreDevice, core: VfioDeviceOps) => Partial<Migration>): Change =>
+  (core) => ({
+    init(dev) {
+      core.init(dev);
+      const ops = dev.migrationOps;
+      if (ops !== undefined) dev.migrationOps = { ...ops, ...wrong(ops, dev, core) };
+    },
+  });
+
+type Migration = NonNullable<VfioPciCoreDevice['migrationOps']>;
+
+/** What is wrong when a step is taken, with the stream that it opens. */
+const step = (
+  wrong: (from: number, to: number, go: () => MigrationData | undefined, dev: VfioPciCoreDevice) => unknown,
+): Change =>
+  migration((ops) => ({
+    setState: (dev, next) =>
+      wrong(ops.getState(dev), next, () => ops.setState(dev, next) as MigrationData | undefined, dev) as
+        | MigrationData
+        | undefined,
+  }));
+
+/** A stream that is wrong, under core's own checks. */
+const stream = (wrong: (data: MigrationData) => Partial<MigrationData>): Change =>
+  step((_from, _to, go) => {
+    const data = go();
+    return data === undefined ? undefined : { ...through(data), ...wrong(data) };
+  });
+
+const through = (data: MigrationData): MigrationData => ({
+  read: (into) => data.read(into),
+  write: (from) => data.write(from),
+  precopyInfo: () => data.precopyInfo(),
+  close: () => data.close(),
+});
+
+/** A stream that is wrong as its user sees it. */
+const streamOfClient = (wrong: (data: MigrationData) => Partial<MigrationData>) => (device: VfioDeviceClient) => ({
+  ...device,
+  async deviceFeature(request: FeatureRequest) {
+    const result = (await device.deviceFeature(request)) as { data?: MigrationData } | undefined;
+    return result?.data === undefined
+      ? result
+      : { ...result, data: { ...through(result.data), ...wrong(result.data) } };
+  },
+});
+
+const STATE = { STOP: 1, RUNNING: 2, STOP_COPY: 3, RESUMING: 4, PRE_COPY: 6, PRE_COPY_P2P: 7 } as const;
+const SET_STATE = 2 | SET;
+
+const LOAD_RULE =
+  'no page that changed is missed: memory under load is compared with the log, whole, in reports of each page size';
+const MOVED_RULE = 'what one device saves another loads, in pieces of any size, and has the same state then';
+const PRE_COPIED_RULE = 'a device is pre-copied until it has nothing new (ENOMSG), then on the same stream to the end';
+const WAYS_RULE =
+  'every state leads to every other, but STOP_COPY not back to PRE_COPY; a stream opens where one begins';
+const PIECES_RULE = 'a stopped device gives its state in pieces of any size, and nothing for ever after the last byte';
+const CUT_RULE = 'a stream that was cut is refused, and a reset makes the device as new';
+const NEXT_USER_RULE = 'the next user finds it RUNNING, in whatever state the last left it';
+const RESET_RULE = 'a reset in any state leads to RUNNING, and ends the stream with ENODEV';
+const WORKS_RULE = 'a device that was stopped, or loaded, works on: what it writes arrives, and its interrupts come';
 
 const PAGES_RULE = 'the pages that the device writes are dirty, all of them and no other, until they are reported';
 
@@ -700,13 +782,51 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
     }),
   },
   'drops one dirty page': {
-    breaks: [PAGES_RULE],
+    breaks: [PAGES_RULE, LOAD_RULE],
     ops: log((ops) => ({
       logReadAndClear: (dev, range, dirty) =>
         ops.logReadAndClear(dev, range, (iova, length) => {
           if (length > 4096n) dirty(iova, length - 4096n);
         }),
     })),
+  },
+  'drops one dirty page of a hundred': {
+    breaks: [LOAD_RULE],
+    ops: log((ops) => {
+      let pages = 0;
+      return {
+        logReadAndClear: (dev, range, dirty) =>
+          ops.logReadAndClear(dev, range, (iova, length) => {
+            for (let at = 0n; at < length; at += 4096n) if (++pages !== 20) dirty(iova + at, 4096n);
+          }),
+      };
+    }),
+  },
+  'reports pages of one size only': {
+    breaks: ['a report has pages of the size that it asks for, whatever is tracked'],
+    ops: (core) => ({
+      deviceFeature: (dev, request) =>
+        core.deviceFeature(
+          dev,
+          is(request.flags, FEATURE.report) && request.value !== undefined
+            ? { ...request, value: { ...request.value, pageSize: 4096n } }
+            : request,
+        ),
+    }),
+  },
+  'logs a hundred ranges': {
+    breaks: ['as many ranges as are allowed are logged'],
+    ops: log((ops) => ({
+      logStart(dev, ranges, pageSize) {
+        if (ranges.length > 100) throw dev.error('E2BIG', 'DMA_LOGGING_START', 'enough');
+        return ops.logStart(dev, ranges, pageSize);
+      },
+    })),
+  },
+  'stops a log that it does not have': {
+    breaks: ['a device without a log says ENOTTY to start, stop and report'],
+    flags: 0,
+    ops: feature((flags, go) => (flags === (7 | SET) ? undefined : go())),
   },
   'calls one clean page dirty': {
     breaks: [PAGES_RULE],
@@ -770,8 +890,221 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
       },
     }),
   },
-  'tells of precopy that it does not have': {
-    breaks: ['REINIT of precopy info is refused with EINVAL by a device without PRE_COPY'],
+  'has a state and no migration': {
+    breaks: ['a device that migrates has STOP_COPY, one that does not says ENOTTY'],
+    flags: 0,
+    ops: feature((flags, go) => (is(flags, 9) ? { stopCopyLength: 0n } : go())),
+  },
+  'knows no way from PRE_COPY back to RUNNING': {
+    breaks: [WAYS_RULE],
+    ops: step((from, to, go, dev) => {
+      if (from === STATE.PRE_COPY && to === STATE.RUNNING) throw dev.error('EINVAL', 'setState', 'no way back');
+      return go();
+    }),
+  },
+  'opens no stream to resume': {
+    breaks: [WAYS_RULE],
+    ops: step((_from, to, go) => {
+      const data = go();
+      return to === STATE.RESUMING ? undefined : data;
+    }),
+  },
+  'says that it is where it is not': {
+    breaks: [WAYS_RULE],
+    ops: feature((flags, go) => (flags === (2 | GET) ? { state: STATE.RUNNING } : go())),
+  },
+  'allows an illegal arc': {
+    breaks: [
+      'a state that the device lacks, and a way that there is not, are refused with EINVAL; state and stream go on',
+    ],
+    ops: (core) => ({
+      deviceFeature: (dev, request) =>
+        request.flags === SET_STATE
+          ? forgives(['EINVAL'], () => core.deviceFeature(dev, request), { state: STATE.PRE_COPY, data: undefined })
+          : core.deviceFeature(dev, request),
+    }),
+  },
+  'lets a refused request change its state': {
+    breaks: ['a device that migrates is RUNNING at open; no state leads to ERROR by request'],
+    ops: (core) => ({
+      async deviceFeature(dev, request) {
+        try {
+          return await core.deviceFeature(dev, request);
+        } catch (error) {
+          if (request.flags === SET_STATE) await dev.migrationOps?.setState(dev, STATE.STOP);
+          throw error;
+        }
+      },
+    }),
+  },
+  'refuses the state that it is in': {
+    breaks: [
+      'the state that the device is in can be asked for: it stays, no stream opens, the one that is open goes on',
+    ],
+    ops: (core) => ({
+      deviceFeature(dev, request) {
+        const { state } = (request.value ?? {}) as { state?: number };
+        if (request.flags === SET_STATE && dev.migrationOps?.getState(dev) === state)
+          throw dev.error('EINVAL', 'setState', 'there already');
+        return core.deviceFeature(dev, request);
+      },
+    }),
+  },
+  'does not return to RUNNING by a reset': {
+    breaks: [RESET_RULE, NEXT_USER_RULE],
+    ops: (core) => ({
+      init(dev) {
+        core.init(dev);
+        dev.resetDone.length = 0;
+      },
+    }),
+  },
+  'keeps a stream through a reset': {
+    breaks: [RESET_RULE],
+    client: streamOfClient((data) => ({
+      read: async (into) => forgives(['ENODEV'], () => data.read(into), 0),
+    })),
+  },
+  'does not know its size': {
+    breaks: ['the size of the state can be asked for in every state'],
+    ops: migration(() => ({ getDataSize: () => 0n })),
+  },
+  'forgets its interrupts when it stops': {
+    breaks: ['interrupts that are armed still signal after every state'],
+    ops: migration((ops, _dev, core) => ({
+      setState(dev, next) {
+        if (next === STATE.STOP)
+          for (const index of [0, 1, 2])
+            forgives(['EINVAL'], () => core.setIrqs(dev, { flags: NONE_TRIGGER, index, start: 0, count: 0 }), 0);
+        return ops.setState(dev, next);
+      },
+    })),
+  },
+  'takes writes to what it saves': {
+    breaks: ['a save stream is only read, a resume stream only written'],
+    ops: stream((data) => ({ write: (from) => forgives(['EINVAL'], () => data.write(from), from.length) })),
+  },
+  'drops one byte of its stream': {
+    breaks: [MOVED_RULE, PRE_COPIED_RULE, PIECES_RULE],
+    ops: stream((data) => {
+      let at = 0;
+      return {
+        read(into) {
+          const count = data.read(into) as number;
+          const dropped = at <= 20 && at + count > 20 ? 20 - at : -1;
+          at += count;
+          if (dropped < 0) return count;
+          into.copyWithin(dropped, dropped + 1, count);
+          return count - 1;
+        },
+      };
+    }),
+  },
+  'changes one byte of its stream': {
+    breaks: [MOVED_RULE, PRE_COPIED_RULE, PIECES_RULE],
+    ops: stream((data) => {
+      let at = 0;
+      return {
+        read(into) {
+          const count = data.read(into) as number;
+          if (at <= 20 && at + count > 20) into[20 - at] = into[20 - at]! ^ 1;
+          at += count;
+          return count;
+        },
+      };
+    }),
+  },
+  'loses one byte of its state': {
+    breaks: [MOVED_RULE],
+    ops: step((from, to, go, dev) => {
+      const data = go();
+      const { model } = dev.fn as unknown as { model: { registers: Uint8Array } };
+      if (from === STATE.RESUMING && to === STATE.STOP) model.registers[8] = 0;
+      return data;
+    }),
+  },
+  'ends where it is only idle': {
+    breaks: [PRE_COPIED_RULE],
+    ops: stream((data) => ({ read: (into) => forgives(['ENOMSG'], () => data.read(into), 0) })),
+  },
+  'begins a new stream when it goes quiet': {
+    breaks: ['the stream goes on when the device goes quiet and back; what was not read before is read in STOP_COPY'],
+    ops: (core) => ({
+      async deviceFeature(dev, request) {
+        const result = (await core.deviceFeature(dev, request)) as { data?: MigrationData } | undefined;
+        const { state } = (request.value ?? {}) as { state?: number };
+        return request.flags === SET_STATE && state === STATE.PRE_COPY_P2P ? { ...result, data: dev.session } : result;
+      },
+    }),
+  },
+  'promises one byte too many': {
+    breaks: ['as many bytes as the precopy info says are initial can be read at once; of an idle device none are'],
+    ops: stream((data) => ({
+      precopyInfo() {
+        const info = data.precopyInfo() as PrecopyInfo;
+        return { ...info, initialBytes: info.initialBytes + 1n };
+      },
+    })),
+  },
+  'tells of precopy in every state': {
+    breaks: ['precopy info is refused with EINVAL outside the PRE_COPY states, with ENODEV when the session has ended'],
+    client: streamOfClient((data) => ({
+      precopyInfo: async () =>
+        forgives(['EINVAL'], () => data.precopyInfo(), { flags: 0, initialBytes: 0n, dirtyBytes: 0n }),
+    })),
+  },
+  'goes on with a stream whose session has ended': {
+    breaks: ['a stream ends with its session: ENODEV'],
+    client: streamOfClient((data) => ({ write: async (from) => forgives(['ENODEV'], () => data.write(from), 0) })),
+  },
+  'saves only twice': {
+    breaks: ['a migration that was broken off anywhere can be begun again'],
+    ops: (core) => {
+      let saves = 0;
+      return step((_from, _to, go, dev) => {
+        const data = go();
+        if (data !== undefined && ++saves > 2) throw dev.error('EBUSY', 'setState', 'enough');
+        return data;
+      })(core);
+    },
+  },
+  'takes a part for the whole': {
+    breaks: [CUT_RULE],
+    ops: step((from, _to, go) => (from === STATE.RESUMING ? forgives(['EINVAL'], go, undefined) : go())),
+  },
+  'does not return from ERROR by a reset': {
+    breaks: [CUT_RULE],
+    ops: (core) => ({
+      async reset(dev) {
+        const hasFailed = dev.migrationOps?.getState(dev) === 0;
+        if (!hasFailed) await core.reset(dev);
+      },
+    }),
+  },
+  'trips over a stream that is wrong': {
+    breaks: ['a stream with a byte that was changed does no more than be refused'],
+    client: streamOfClient((data) => ({
+      async write(from) {
+        try {
+          return await data.write(from);
+        } catch {
+          throw new TypeError('undefined is not a function');
+        }
+      },
+    })),
+  },
+  'loses one interrupt': {
+    breaks: [WORKS_RULE],
+    ops: irqs((request, set) =>
+      set({
+        ...request,
+        ...(request.triggers === undefined ? {} : { triggers: request.triggers.map((trigger) => losing(trigger)) }),
+      }),
+    ),
+  },
+  'knows nothing of REINIT, and takes it without PRE_COPY': {
+    breaks: ['REINIT of precopy info can be had with PRE_COPY, without it is refused with EINVAL'],
+    flags: 1,
     ops: feature((flags, go) => (is(flags, FEATURE.precopyInfo) ? undefined : go())),
   },
 };
