@@ -439,19 +439,12 @@ ssize_t SendOnce(int fd, const uint8_t* data, size_t length, const int32_t* fds,
     } while (result == -EINTR);
     return result;
   }
-  alignas(struct cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
+  FdControl control;
   struct iovec part = {const_cast<uint8_t*>(data), length};
   struct msghdr message = {};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = CMSG_SPACE(fd_count * sizeof(int));
-  std::memset(control, 0, message.msg_controllen);
-  struct cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(fd_count * sizeof(int));
-  std::memcpy(CMSG_DATA(header), fds, fd_count * sizeof(int));
+  AttachFds(&message, &control, fds, fd_count);
   do {
     result = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
   } while (result < 0 && errno == EINTR);
@@ -601,15 +594,15 @@ void EventLoop::Receive(Socket* socket) {
     socket->end = have;
   }
   const size_t room = std::min(socket->capacity - socket->end, std::max(kBatch, size - have));
-  alignas(struct cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
+  FdControl control;
   struct iovec part = {socket->bytes + socket->end, room};
   struct msghdr message;
   message.msg_name = nullptr;
   message.msg_namelen = 0;
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
+  message.msg_control = control.bytes;
+  message.msg_controllen = sizeof control.bytes;
   message.msg_flags = 0;
   ssize_t got;
   do {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "memory.h"
+#include "scm-rights.h"
 
 namespace vfio {
 
@@ -49,9 +50,6 @@ enum LoopSlot : int {
   kSlotHandlerUs = 16,
   kSlotCount = 32,
 };
-
-// SCM_MAX_FD of the kernel: descriptors in one message at most.
-constexpr int kMaxFds = 253;
 
 // Layout of the shared words: the state, the descriptors of the current event, those of the pending reply.
 constexpr size_t kSharedFds = kSlotCount;

@@ -15,12 +15,11 @@
 
 #include "args.h"
 #include "exports.h"
+#include "scm-rights.h"
 
 namespace vfio {
 namespace {
 
-// SCM_MAX_FD of the kernel.
-constexpr size_t kMaxFds = 253;
 constexpr size_t kHeaderSize = 16;
 
 // False where the path does not fit; socket.ts has said so before.
@@ -105,20 +104,11 @@ napi_value Accept(napi_env env, napi_callback_info info) {
 
 // One sendmsg; bytes sent or -errno. The descriptors go with the first byte.
 ssize_t SendParts(int fd, struct iovec* parts, size_t part_count, const int32_t* fds, size_t fd_count, int flags) {
-  alignas(struct cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
+  FdControl control;
   struct msghdr message = {};
   message.msg_iov = parts;
   message.msg_iovlen = part_count;
-  if (fd_count > 0) {
-    message.msg_control = control;
-    message.msg_controllen = CMSG_SPACE(fd_count * sizeof(int));
-    std::memset(control, 0, message.msg_controllen);
-    struct cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(fd_count * sizeof(int));
-    std::memcpy(CMSG_DATA(header), fds, fd_count * sizeof(int));
-  }
+  if (fd_count > 0) AttachFds(&message, &control, fds, fd_count);
   ssize_t result;
   do {
     result = sendmsg(fd, &message, flags | MSG_NOSIGNAL);
@@ -154,13 +144,13 @@ napi_value Sendmsg(napi_env env, napi_callback_info info) {
 // are lost all are closed. *fd_count counts on from what is there.
 ssize_t ReceivePart(int fd, uint8_t* data, size_t length, int32_t* fds, size_t fd_room, size_t* fd_count, bool* lost,
                     int flags) {
-  alignas(struct cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
-  const size_t room = std::min(fd_room - *fd_count, kMaxFds);
+  FdControl control;
+  const size_t room = std::min<size_t>(fd_room - *fd_count, kMaxFds);
   struct iovec part = {data, length};
   struct msghdr message = {};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  message.msg_control = control;
+  message.msg_control = control.bytes;
   // CMSG_LEN, not CMSG_SPACE: its padding would hold one descriptor more than there is room for.
   message.msg_controllen = CMSG_LEN(room * sizeof(int));
   ssize_t result;
