@@ -1,6 +1,6 @@
+import { PCI_VENDOR_ID_INTEL } from '@vfio/uapi';
 import type { PciFunction } from '../pci/function.js';
 
-const PCI_VENDOR_ID_INTEL = 0x8086;
 /** Intel accelerators that a user could bring to a state in which they harm the host. */
 const DENIED_DEVICES: readonly number[] = [0x19e2, 0x19e3, 0x37c8, 0x37c9, 0x0435, 0x0443, 0x0b25, 0x0cfe];
 

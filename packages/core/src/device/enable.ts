@@ -2,6 +2,7 @@ import {
   type ErrnoName,
   isVfioError,
   messageOf,
+  PCI_CLASS_DISPLAY_VGA,
   PCI_COMMAND,
   PCI_COMMAND_INTX_DISABLE,
   PCI_COMMAND_IO,
@@ -26,9 +27,6 @@ import { pmGet, pmPut, pmResume, setPowerState } from './power.js';
 import { tryResetFunction } from './reset.js';
 import { tryResetSet } from './reset-set.js';
 import { disableIrqs, dropSingleTriggers } from './set-irqs.js';
-
-/** Class of functions that decode the legacy VGA ranges. */
-const PCI_CLASS_DISPLAY_VGA = 0x0300;
 
 /**
  * Makes a raw function ready for a user: `vfio_pci_core_enable`. A reset that does not work is fine, one that met a

@@ -1,6 +1,6 @@
+import { PCI_VENDOR_ID_INTEL } from '@vfio/uapi';
 import type { PciFunction } from '../pci/function.js';
 
-const PCI_VENDOR_ID_INTEL = 0x8086;
 /** Intel's 700 series (i40e) and X550: their INTx status does not follow the line. First and last device id. */
 const BROKEN_INTX: readonly (readonly [number, number])[] = [
   [0x1563, 0x1563],

@@ -34,6 +34,7 @@ import {
   PCI_MSIX_TABLE_OFFSET,
   PCI_STD_HEADER_SIZEOF,
   PCI_VENDOR_ID,
+  PCI_VENDOR_ID_INTEL,
 } from '@vfio/uapi';
 import type { AccessWidth } from '../../pci/raw-function.js';
 import { findPciCap } from '../pci-caps.js';
@@ -160,7 +161,7 @@ export class VirtualConfigSpace {
       state.setWord(PCI_VENDOR_ID, host.vendor);
       state.setWord(PCI_DEVICE_ID, host.device);
       // A VF has no pin; some show their PF's, one family knowingly.
-      const knownBogus = host.vendor === 0x8086 && host.device === 0x270c;
+      const knownBogus = host.vendor === PCI_VENDOR_ID_INTEL && host.device === 0x270c;
       if (state.vconfig[PCI_INTERRUPT_PIN] !== 0 && !knownBogus) {
         host.warn(`the virtual function shows the bogus interrupt pin ${hex(state.vconfig[PCI_INTERRUPT_PIN]!)}`);
       }
