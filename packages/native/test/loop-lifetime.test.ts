@@ -200,20 +200,23 @@ describe('the garbage collector', () => {
   });
 
   // ArrayBuffer.transfer came with Node 21.
-  test.skipIf(!('transfer' in ArrayBuffer.prototype))('keeps a buffer that was given another owner', async () => {
-    const make = () => {
-      const loop = new MessageLoop({ maxMessageSize: 4096 });
-      const { id, rx } = loop.addSocket(socketpair()[0]);
-      rx[0] = 9;
-      const other = (rx.buffer as unknown as { transfer(): ArrayBuffer }).transfer();
-      return { loop, id, other };
-    };
-    const { loop, id, other } = make();
-    await collect();
-    loop.remove(id);
-    loop.close();
-    expect(new Uint8Array(other)[0]).toBe(9);
-  });
+  test.skipIf(!('transfer' in ArrayBuffer.prototype))(
+    'keeps a buffer that was given another owner (ArrayBuffer.transfer, Node 21)',
+    async () => {
+      const make = () => {
+        const loop = new MessageLoop({ maxMessageSize: 4096 });
+        const { id, rx } = loop.addSocket(socketpair()[0]);
+        rx[0] = 9;
+        const other = (rx.buffer as unknown as { transfer(): ArrayBuffer }).transfer();
+        return { loop, id, other };
+      };
+      const { loop, id, other } = make();
+      await collect();
+      loop.remove(id);
+      loop.close();
+      expect(new Uint8Array(other)[0]).toBe(9);
+    },
+  );
 });
 
 describe('a worker thread', () => {

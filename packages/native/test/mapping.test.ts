@@ -216,9 +216,8 @@ describe('threads', () => {
     });
   });
 
-  // ArrayBuffer.transfer came with Node 21.
   test.skipIf(!('transfer' in ArrayBuffer.prototype))(
-    'share no mapping that was given another owner here: it lives as long as that',
+    'share no mapping that was given another owner here: it lives as long as that (ArrayBuffer.transfer, Node 21)',
     async () => {
       const before = mappingCount();
       const transferred = (map: Mapping) => (map.buffer as unknown as { transfer(): ArrayBuffer }).transfer();
