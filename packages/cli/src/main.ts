@@ -9,9 +9,13 @@ import { UsageError } from './usage-error.js';
 const FAILURE = 1;
 const USAGE = 2;
 
+const SOCKET_FD =
+  'the descriptor of a socket, open when the command starts, as `--fd 3` with systemd or a shell that opens 3';
+
 /** What to try, by errno where that tells more, by code otherwise. */
 const HINTS: Readonly<Partial<Record<string, string>>> = {
-  EBADF: 'the descriptor of a socket, open when the command starts, as `--fd 3` with systemd or a shell that opens 3',
+  EBADF: SOCKET_FD,
+  ENOTSOCK: SOCKET_FD,
   ECONNREFUSED: 'nobody listens there: `vfio serve` makes such a socket',
   ENOENT: 'is the path right? `vfio serve` makes a socket, but not its folder',
   EACCES: 'you may not do that there: name a place of your own, as in `/tmp`',

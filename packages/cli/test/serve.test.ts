@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { listenUnix } from '@vfio/native';
+import { closeFd, listenUnix, socketpair } from '@vfio/native';
 import { VfioUserClient } from '@vfio/vfio-user';
 import { expect, test } from 'vitest';
 import { command, Serving, start, text } from './helpers/command.js';
@@ -127,6 +127,17 @@ test('[vfio-user 7.31] --fd takes over a socket that was inherited', async () =>
   expect(await server.end()).toBe(0);
 });
 
+test('--fd serves an inherited connection, and ends in order when its client goes: nobody else can come', async () => {
+  const [ours, theirs] = socketpair();
+  const server = new Serving(['00:02.0', '--fd', '3'], { stdio: ['ignore', 'pipe', 'pipe', theirs] });
+  const closed = once(server.child, 'close');
+  closeFd(theirs);
+  await server.next('ready');
+  closeFd(ours);
+  await server.next('detached');
+  expect(await closed).toEqual([0, null]);
+});
+
 test('--socket-mode and --socket-group are the socket file, 0600 without them', async () => {
   const at = place();
   const modeOf = async (path: string, ...args: string[]): Promise<[string, number]> => {
@@ -198,6 +209,11 @@ test.each<[string, readonly string[], RegExp]>([
     'a descriptor that is not open',
     ['00:02.0', '--fd', '77'],
     /descriptor 77: EBADF.*\ntry: the descriptor of a socket/,
+  ],
+  [
+    'a descriptor that is no socket',
+    ['00:02.0', '--fd', '3'],
+    /descriptor 3: ENOTSOCK.*\ntry: the descriptor of a socket/,
   ],
   ['a group that is not there', ['00:02.0', '--socket-path', 'S', '--socket-group', 'nosuch'], /group nosuch: .*none/],
   [

@@ -138,6 +138,11 @@ export class VfioUserServer implements LoopSource {
     return this.#file?.path;
   }
 
+  /** Whether clients can come: not to a server of one connection, and to none that is closed. */
+  get isListening(): boolean {
+    return this.#listener !== undefined;
+  }
+
   /** Whether a client has connected. */
   get isBusy(): boolean {
     return this.#session !== undefined;

@@ -15,7 +15,8 @@ const port = parentPort;
 if (port === null) throw new Error('this module is the serving thread of `vfio serve`');
 const tell = (message: FromServer): void => port.postMessage(message);
 
-async function serve(job: ServeJob): Promise<() => Promise<void>> {
+/** @param over called when no client can come any more: an inherited connection was all there was */
+async function serve(job: ServeJob, over: () => void): Promise<() => Promise<void>> {
   const warn = (message: string, address: string | null = null): void => tell({ type: 'warning', address, message });
   const trace = job.traceFile === undefined ? undefined : new TraceFile(job.traceFile, warn);
   const drivers = await installedDrivers({ cwd: job.cwd, script: job.script, env: process.env, warn });
@@ -43,7 +44,10 @@ async function serve(job: ServeJob): Promise<() => Promise<void>> {
         deferred: host.deferred,
         onWarning: (message) => warn(message, address),
         onAttach: ({ peer, pid = null }) => tell({ type: 'attached', address, peer, pid }),
-        onDetach: (reason) => tell({ type: 'detached', address, reason }),
+        onDetach: (reason) => {
+          tell({ type: 'detached', address, reason });
+          if (!server.isListening) over();
+        },
       });
       await server.listen(socket);
       servers.push(server);
@@ -57,10 +61,17 @@ async function serve(job: ServeJob): Promise<() => Promise<void>> {
   return stop;
 }
 
+let isEnding = false;
+const end = (): void => {
+  if (isEnding) return;
+  isEnding = true;
+  void serving.then((stop) => stop()).then(() => port.close(), fail);
+};
+const serving = serve(workerData as ServeJob, end);
 try {
-  const stop = await serve(workerData as ServeJob);
+  await serving;
   port.on('message', (message: ToServer) => {
-    if (message.type === 'stop') void stop().then(() => port.close(), fail);
+    if (message.type === 'stop') end();
   });
   tell({ type: 'ready' });
 } catch (error) {
