@@ -32,8 +32,8 @@ export interface DeviceWorkload {
   map(device: VfioDeviceClient, iova: bigint, size: number): Promise<Uint8Array>;
   /**
    * Has the device write here and there in memory that was mapped and is zeroed, to places that `random` (0 to below 1)
-   * chooses. Done when the device is. Returns all ranges in which something was written; there is a byte in each that
-   * is not 0 now.
+   * chooses. Done when the device is. Returns the ranges that were written, with a byte in each that is not 0 now; other
+   * pages are as they were.
    */
   run(device: VfioDeviceClient, memory: DeviceMemory, random: () => number): Promise<readonly IovaRange[]>;
   /** Signalled in each run, if the device signals. */

@@ -64,7 +64,7 @@ const COPIES = 5;
 
 /**
  * Descriptors that copy pieces of memory to other places of it. The ring is the first page, into which the engine writes
- * how each ended; what is copied is the ring itself, which is never empty.
+ * how each ended; what is copied is that page, of which no byte behind the descriptors is 0.
  */
 export const mlx5Workload = (map: DeviceWorkload['map']): DeviceWorkload => ({
   map,
@@ -77,6 +77,7 @@ export const mlx5Workload = (map: DeviceWorkload['map']): DeviceWorkload => ({
     await write(device, ENGINE.CONTROL, ENGINE.CONTROL_ENABLE);
     const view = new DataView(bytes.buffer, bytes.byteOffset);
     const ranges = [{ iova, length: BigInt(COPIES * ENGINE.DESCRIPTOR_BYTES) }];
+    bytes.fill(0x5a, COPIES * ENGINE.DESCRIPTOR_BYTES, PAGE);
     for (let n = 0; n < COPIES; n++) {
       // Each to a part of its own: what one has copied no other overwrites.
       const part = Math.floor((bytes.length - PAGE) / COPIES);

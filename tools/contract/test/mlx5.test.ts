@@ -1,8 +1,17 @@
 import { mlx5VfioPciDriver } from '@vfio/mlx5-vfio-pci';
-import { type ContractSubject, type DeviceWorkload, describeVariantDriver } from '@vfio/testing';
+import { type ContractSubject, contractCases, type DeviceWorkload, describeVariantDriver } from '@vfio/testing';
 import { vfioPciDriver } from '@vfio/vfio-pci';
 import type { VfioUserClient } from '@vfio/vfio-user';
-import { afterAll, beforeAll, describe, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import {
+  allowsEveryArc,
+  changesByte,
+  dropsByte,
+  losesInterrupt,
+  losesPage,
+  resetsNothing,
+  streams,
+} from '../src/faulty-client.js';
 import { mlx5Functions, mlx5State, mlx5Workload } from '../src/mlx5.js';
 import { handles, local, overDevice, Served } from '../src/subjects.js';
 import { wholeDma } from '../src/whole-device.js';
@@ -67,5 +76,44 @@ describe('mlx5-vfio-pci on a virtual function', async () => {
       open: open(0),
       peer: open(1),
     });
+  });
+
+  const moved = 'what one device saves another loads, in pieces of any size, and has the same state then';
+  test.each([
+    [
+      'a dirty page that is lost',
+      losesPage,
+      'no page that the device writes under load is missed: the whole memory is compared with reports of each page size',
+    ],
+    ['a byte of the stream that is lost', streams(dropsByte), moved],
+    ['a byte of the stream that is changed', streams(changesByte), moved],
+    [
+      'an interrupt that is lost',
+      losesInterrupt,
+      'a device that was stopped, or loaded, works on: what it writes arrives, and its interrupts come',
+    ],
+    [
+      'a reset that does not lead to RUNNING',
+      resetsNothing,
+      'a reset in any state leads to RUNNING, and ends the stream with ENODEV',
+    ],
+    [
+      'an arc that there is not',
+      allowsEveryArc,
+      'a state that the device lacks, and a way that there is not, are refused with EINVAL; state and stream go on',
+    ],
+  ] as const)('the suite catches %s', async (_what, fault, rule) => {
+    const cases = contractCases({
+      name: 'faulty',
+      workload: mlx5Workload(wholeDma.map),
+      state,
+      async open() {
+        const { device, close } = await local(direct.devices[0]!);
+        return { device: fault(device), close };
+      },
+      peer: () => local(direct.devices[1]!),
+    });
+    const found = cases.find(({ name }) => name === rule);
+    await expect(found?.run()).rejects.toBeInstanceOf(Error);
   });
 });

@@ -1,6 +1,5 @@
 import {
   type EventTrigger,
-  type FeatureRequest,
   type MigrationData,
   type PciDriver,
   type PrecopyInfo,
@@ -14,6 +13,7 @@ import {
 import { contractCases } from '@vfio/testing';
 import { VFIO_REGION_INFO_CAP_SPARSE_MMAP } from '@vfio/uapi';
 import { describe, expect, test } from 'vitest';
+import { changesByte, dropsByte, losing, streams, through } from '../src/faulty-client.js';
 import { bound } from '../src/subjects.js';
 import { ALL_MIGRATION, ENGINE, wholeDma, wholeDriver, wholeFunction, wholeState } from '../src/whole-device.js';
 
@@ -28,7 +28,17 @@ const EVENTFD_TRIGGER = 0x24;
 const GET = 1 << 16;
 const SET = 1 << 17;
 const PROBE = 1 << 18;
-const FEATURE = { vfToken: 0, migration: 1, lowPowerEntry: 3, logStart: 6, report: 8, precopyInfo: 12 } as const;
+const FEATURE = {
+  vfToken: 0,
+  migration: 1,
+  deviceState: 2,
+  lowPowerEntry: 3,
+  logStart: 6,
+  logStop: 7,
+  report: 8,
+  dataSize: 9,
+  precopyInfo: 12,
+} as const;
 
 type Change = (core: VfioDeviceOps) => Partial<VfioDeviceOps>;
 
@@ -133,21 +143,6 @@ const kept = (trigger: EventTrigger | null): EventTrigger | null =>
     release() {},
   };
 
-/** A trigger of which one signal, not the first, does not come. */
-const losing = (trigger: EventTrigger | null): EventTrigger | null => {
-  let signals = 0;
-  return (
-    trigger && {
-      fd: undefined,
-      signal() {
-        if (++signals !== 3) trigger.signal();
-      },
-      watch: (handler) => trigger.watch(handler),
-      release: () => trigger.release(),
-    }
-  );
-};
-
 /** Writes the engine's pattern to memory that was mapped once, whatever holds now. */
 const writesBehindTheBack: Change = (core) => {
   let bytes: Uint8Array | undefined;
@@ -222,29 +217,11 @@ const stream = (wrong: (data: MigrationData) => Partial<MigrationData>): Change 
     return data === undefined ? undefined : { ...through(data), ...wrong(data) };
   });
 
-const through = (data: MigrationData): MigrationData => ({
-  read: (into) => data.read(into),
-  write: (from) => data.write(from),
-  precopyInfo: () => data.precopyInfo(),
-  close: () => data.close(),
-});
-
-/** A stream that is wrong as its user sees it. */
-const streamOfClient = (wrong: (data: MigrationData) => Partial<MigrationData>) => (device: VfioDeviceClient) => ({
-  ...device,
-  async deviceFeature(request: FeatureRequest) {
-    const result = (await device.deviceFeature(request)) as { data?: MigrationData } | undefined;
-    return result?.data === undefined
-      ? result
-      : { ...result, data: { ...through(result.data), ...wrong(result.data) } };
-  },
-});
-
 const STATE = { STOP: 1, RUNNING: 2, STOP_COPY: 3, RESUMING: 4, PRE_COPY: 6, PRE_COPY_P2P: 7 } as const;
-const SET_STATE = 2 | SET;
+const SET_STATE = FEATURE.deviceState | SET;
 
 const LOAD_RULE =
-  'no page that changed is missed: memory under load is compared with the log, whole, in reports of each page size';
+  'no page that the device writes under load is missed: the whole memory is compared with reports of each page size';
 const MOVED_RULE = 'what one device saves another loads, in pieces of any size, and has the same state then';
 const PRE_COPIED_RULE = 'a device is pre-copied until it has nothing new (ENOMSG), then on the same stream to the end';
 const WAYS_RULE =
@@ -763,7 +740,7 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
     ops: writesBehindTheBack,
   },
 
-  // dirty log
+  // dirty tracking
   'logs whatever it is asked to': {
     breaks: ['what cannot be logged is refused', 'a second start is refused with EINVAL; stopping twice is not'],
     ops: feature((flags, go) =>
@@ -790,7 +767,7 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
         }),
     })),
   },
-  'drops one dirty page of a hundred': {
+  'drops one dirty page among many': {
     breaks: [LOAD_RULE],
     ops: log((ops) => {
       let pages = 0;
@@ -809,7 +786,7 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
         core.deviceFeature(
           dev,
           is(request.flags, FEATURE.report) && request.value !== undefined
-            ? { ...request, value: { ...request.value, pageSize: 4096n } }
+            ? { ...request, value: { ...request.value, pageSize: 0x10000n } }
             : request,
         ),
     }),
@@ -826,7 +803,7 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
   'stops a log that it does not have': {
     breaks: ['a device without a log says ENOTTY to start, stop and report'],
     flags: 0,
-    ops: feature((flags, go) => (flags === (7 | SET) ? undefined : go())),
+    ops: feature((flags, go) => (flags === (FEATURE.logStop | SET) ? undefined : go())),
   },
   'calls one clean page dirty': {
     breaks: [PAGES_RULE],
@@ -890,10 +867,12 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
       },
     }),
   },
+
+  // migration
   'has a state and no migration': {
     breaks: ['a device that migrates has STOP_COPY, one that does not says ENOTTY'],
     flags: 0,
-    ops: feature((flags, go) => (is(flags, 9) ? { stopCopyLength: 0n } : go())),
+    ops: feature((flags, go) => (is(flags, FEATURE.dataSize) ? { stopCopyLength: 0n } : go())),
   },
   'knows no way from PRE_COPY back to RUNNING': {
     breaks: [WAYS_RULE],
@@ -911,7 +890,7 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
   },
   'says that it is where it is not': {
     breaks: [WAYS_RULE],
-    ops: feature((flags, go) => (flags === (2 | GET) ? { state: STATE.RUNNING } : go())),
+    ops: feature((flags, go) => (flags === (FEATURE.deviceState | GET) ? { state: STATE.RUNNING } : go())),
   },
   'allows an illegal arc': {
     breaks: [
@@ -951,7 +930,7 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
     }),
   },
   'does not return to RUNNING by a reset': {
-    breaks: [RESET_RULE, NEXT_USER_RULE],
+    breaks: [RESET_RULE, NEXT_USER_RULE, 'a function level reset by config space leads to RUNNING too'],
     ops: (core) => ({
       init(dev) {
         core.init(dev);
@@ -961,7 +940,7 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
   },
   'keeps a stream through a reset': {
     breaks: [RESET_RULE],
-    client: streamOfClient((data) => ({
+    client: streams((data) => ({
       read: async (into) => forgives(['ENODEV'], () => data.read(into), 0),
     })),
   },
@@ -986,33 +965,11 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
   },
   'drops one byte of its stream': {
     breaks: [MOVED_RULE, PRE_COPIED_RULE, PIECES_RULE],
-    ops: stream((data) => {
-      let at = 0;
-      return {
-        read(into) {
-          const count = data.read(into) as number;
-          const dropped = at <= 20 && at + count > 20 ? 20 - at : -1;
-          at += count;
-          if (dropped < 0) return count;
-          into.copyWithin(dropped, dropped + 1, count);
-          return count - 1;
-        },
-      };
-    }),
+    ops: stream(dropsByte),
   },
   'changes one byte of its stream': {
     breaks: [MOVED_RULE, PRE_COPIED_RULE, PIECES_RULE],
-    ops: stream((data) => {
-      let at = 0;
-      return {
-        read(into) {
-          const count = data.read(into) as number;
-          if (at <= 20 && at + count > 20) into[20 - at] = into[20 - at]! ^ 1;
-          at += count;
-          return count;
-        },
-      };
-    }),
+    ops: stream(changesByte),
   },
   'loses one byte of its state': {
     breaks: [MOVED_RULE],
@@ -1048,14 +1005,14 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
   },
   'tells of precopy in every state': {
     breaks: ['precopy info is refused with EINVAL outside the PRE_COPY states, with ENODEV when the session has ended'],
-    client: streamOfClient((data) => ({
+    client: streams((data) => ({
       precopyInfo: async () =>
         forgives(['EINVAL'], () => data.precopyInfo(), { flags: 0, initialBytes: 0n, dirtyBytes: 0n }),
     })),
   },
   'goes on with a stream whose session has ended': {
     breaks: ['a stream ends with its session: ENODEV'],
-    client: streamOfClient((data) => ({ write: async (from) => forgives(['ENODEV'], () => data.write(from), 0) })),
+    client: streams((data) => ({ write: async (from) => forgives(['ENODEV'], () => data.write(from), 0) })),
   },
   'saves only twice': {
     breaks: ['a migration that was broken off anywhere can be begun again'],
@@ -1083,7 +1040,7 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
   },
   'trips over a stream that is wrong': {
     breaks: ['a stream with a byte that was changed does no more than be refused'],
-    client: streamOfClient((data) => ({
+    client: streams((data) => ({
       async write(from) {
         try {
           return await data.write(from);
@@ -1098,7 +1055,7 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
     ops: irqs((request, set) =>
       set({
         ...request,
-        ...(request.triggers === undefined ? {} : { triggers: request.triggers.map((trigger) => losing(trigger)) }),
+        ...(request.triggers === undefined ? {} : { triggers: request.triggers.map(losing) }),
       }),
     ),
   },

@@ -1,5 +1,10 @@
 import type { VfioDeviceClient } from '@vfio/core';
 import {
+  PCI_CAP_ID_EXP,
+  PCI_EXP_DEVCAP,
+  PCI_EXP_DEVCAP_FLR,
+  PCI_EXP_DEVCTL,
+  PCI_EXP_DEVCTL_BCR_FLR,
   VFIO_DEVICE_FEATURE_GET,
   VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
   VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
@@ -17,6 +22,7 @@ import {
   VFIO_MIGRATION_PRE_COPY,
   VFIO_MIGRATION_STOP_COPY,
 } from '@vfio/uapi';
+import { findCapability, readConfig, refusal, writeConfig } from '../access.js';
 import { check, equal, fails, notApplicable } from '../assert.js';
 import type { ContractOptions, Rule, RuleGroup } from '../contract.js';
 import {
@@ -166,22 +172,34 @@ export const migration: RuleGroup = {
         await save(device);
       }),
     ),
+    'a function level reset by config space leads to RUNNING too': whereMigratable(async (device, _, flags) => {
+      const at = await findCapability(device, PCI_CAP_ID_EXP);
+      const capabilities = at === undefined ? 0 : await readConfig(device, at + PCI_EXP_DEVCAP, 4);
+      if (at === undefined || (capabilities & PCI_EXP_DEVCAP_FLR) === 0) notApplicable('the device has no FLR');
+      for (const state of statesOf(flags).has) {
+        const stream = await setState(device, state);
+        const control = await readConfig(device, at + PCI_EXP_DEVCTL, 2);
+        await writeConfig(device, at + PCI_EXP_DEVCTL, 2, control | PCI_EXP_DEVCTL_BCR_FLR);
+        equal(await stateOf(device), RUNNING, `state after an FLR in ${nameOf(state)}`);
+        if (stream === undefined) continue;
+        const use = async () => (isSaving(state) ? stream.read(new Uint8Array(16)) : stream.write(new Uint8Array(16)));
+        check((await refusal(use())) !== undefined, `the stream of ${nameOf(state)} outlives an FLR`);
+      }
+    }),
     'the next user finds it RUNNING, in whatever state the last left it': whereMigratable(
       async (device, { open }, flags) => {
         let last = { device, close: () => device.close() };
-        for (const state of statesOf(flags).has) {
-          const stream = await setState(last.device, state);
-          if (stream !== undefined && isSaving(state)) await stream.read(new Uint8Array(1));
-          await last.close();
-          last = await open();
-          try {
-            equal(await stateOf(last.device), RUNNING, `state after a close in ${nameOf(state)}`);
-          } catch (error) {
+        try {
+          for (const state of statesOf(flags).has) {
+            const stream = await setState(last.device, state);
+            if (stream !== undefined && isSaving(state)) await stream.read(new Uint8Array(1));
             await last.close();
-            throw error;
+            last = await open();
+            equal(await stateOf(last.device), RUNNING, `state after a close in ${nameOf(state)}`);
           }
+        } finally {
+          await last.close();
         }
-        await last.close();
       },
     ),
     'the size of the state can be asked for in every state': whereMigratable(async (device, _, flags) => {
