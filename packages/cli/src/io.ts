@@ -1,3 +1,5 @@
+import { systemError } from '@vfio/core';
+
 /** What a command may touch of the process: commands are run in tests without one. */
 export interface Io {
   /** Writes to standard output, as given. */
@@ -34,7 +36,10 @@ export function processIo(): Io {
     err: (text) => void stderr.write(text),
     color: takesColor(env, stdout.isTTY === true),
     env,
-    cwd: process.cwd(),
+    // Asked for when it is needed: a folder that was removed is an error of the command, not of the start.
+    get cwd() {
+      return workingDirectory();
+    },
     script: process.argv[1],
     get signal() {
       // Once: a second Ctrl-C ends a command that does not come to its end.
@@ -43,6 +48,14 @@ export function processIo(): Io {
       return stop.signal;
     },
   };
+}
+
+function workingDirectory(): string {
+  try {
+    return process.cwd();
+  } catch (error) {
+    throw systemError('working directory', 'getcwd', error);
+  }
 }
 
 /** Whether to colour: `FORCE_COLOR` decides, then `NO_COLOR` (no-color.org) and `TERM=dumb`, then whether it is a terminal. */

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { ListReport } from '../src/commands/list.js';
 import { BIN, command, start } from './helpers/command.js';
-import { folder } from './helpers/run.js';
+import { folder, ROOT } from './helpers/run.js';
 
 test('the process exits with 0, 1 or 2, and writes errors to standard error', async () => {
   expect(await command(['list'])).toMatchObject({ code: 0, err: '' });
@@ -29,9 +29,17 @@ test('a terminal gets colours unless NO_COLOR says not to', () => {
   expect(onTerminal({ NO_COLOR: '1' })).toMatch(/^ADDRESS/);
 });
 
+test('a working directory that was removed is an error in a sentence', () => {
+  const script = `mkdir gone && cd gone && rmdir ../gone && exec ${process.execPath} ${BIN} list`;
+  const { status, stderr } = spawnSync('sh', ['-c', script], { cwd: folder, encoding: 'utf8' });
+  expect(status).toBe(1);
+  expect(stderr).toMatch(/^vfio: working directory: ENOENT \(ERR_VFIO_SYSCALL, ENOENT\)$/m);
+  expect(stderr).not.toMatch(/^ +at /m);
+});
+
 test('a reader that goes away is no failure and no message', () => {
   const run = spawnSync('sh', ['-c', `(${process.execPath} ${BIN} demo; echo "exit $?" >&2) | head -c 1`], {
-    cwd: folder,
+    cwd: ROOT,
     encoding: 'utf8',
   });
   expect(run.stdout).toBe('\n');

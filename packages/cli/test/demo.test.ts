@@ -2,7 +2,7 @@ import { readdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { expect, test } from 'vitest';
 import type { DemoReport } from '../src/commands/demo.js';
-import { vfio } from './helpers/run.js';
+import { folder, vfio } from './helpers/run.js';
 import { expectSchema } from './helpers/schema.js';
 
 const leftovers = () => readdirSync(tmpdir()).filter((name) => name.startsWith('vfio-demo-'));
@@ -33,6 +33,12 @@ test('it ends in a summary that says what was seen, what is next, and whether al
   const [, summary = ''] = out.split('\nWhat you saw\n');
   expect(summary).toMatch(/npx vfio serve 0000:01:00.0 --socket-path/);
   expect(summary).toMatch(/All checks passed in \d+\.\d s\n$/);
+});
+
+test('in a project without the variant it says what to install, before anything else', async () => {
+  const { code, out, err } = await vfio(['demo'], { cwd: folder });
+  expect({ code, out }).toEqual({ code: 1, out: '' });
+  expect(err).toMatch(/^vfio: .*npm install @vfio\/nvme-vfio-pci.*\(ERR_VFIO_NO_DRIVER, ENODEV\)$/m);
 });
 
 test('stopped on the way it ends with 1 and leaves nothing behind', async () => {

@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AliasDriverSource, AliasIndex, type DriverSource, deviceOf, type PciFunction } from '@vfio/core';
+import { AliasDriverSource, AliasIndex, type DriverSource, deviceOf, type PciFunction, VfioError } from '@vfio/core';
 import { createDemoHost, DEMO } from '@vfio/emulated';
 import { type EduReport, runEdu } from '../demo/edu-program.js';
 import { type NvmeIdentity, NvmeProgram } from '../demo/nvme-program.js';
@@ -55,8 +55,15 @@ export async function demo(options: { readonly json?: boolean }, io: Io): Promis
     say(`\n${paint(io, 'bold', text)}`);
   };
   const warn = (message: string): void => io.err(`warning: ${message}\n`);
-  const folder = await mkdtemp(join(tmpdir(), 'vfio-demo-'));
   const drivers = await installedDrivers({ cwd: io.cwd, script: io.script, env: io.env, warn });
+  if (!drivers.drivers.some(({ name }) => name === VARIANT)) {
+    throw new VfioError(
+      'ERR_VFIO_NO_DRIVER',
+      `the demo shows ${VARIANT} beside the generic driver, and it is not installed here; \`npm install @vfio/nvme-vfio-pci\` does that`,
+      { errno: 'ENODEV', op: 'demo' },
+    );
+  }
+  const folder = await mkdtemp(join(tmpdir(), 'vfio-demo-'));
   const session = openSession(createDemoHost(), drivers, warn);
   try {
     if (!quiet) {
@@ -66,7 +73,7 @@ export async function demo(options: { readonly json?: boolean }, io: Io): Promis
     const nvme = findFunction(session.host, DEMO.nvme);
     const edu = findFunction(session.host, DEMO.edu);
 
-    title(`${nvme.address} (NVMe): two drivers could take it, the one whose ids leave less open (*) does`);
+    title(`${nvme.address} (NVMe): the driver whose ids leave the least open (*) takes it`);
     if (!quiet) printExplanation(drivers.explain(nvme), io, '  ');
     const runs = [await runNvme(session, nvme, drivers, 'best match', folder, say)];
 
