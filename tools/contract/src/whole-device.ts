@@ -54,6 +54,7 @@ class WholeDevice implements DeviceModel, BarHandler, Movable {
   readonly registers = new Uint8Array(16);
   readonly #registers = new DataView(this.registers.buffer);
   #isHeld = false;
+  #working: Promise<void> | undefined;
 
   constructor(ctx: FunctionContext) {
     this.#ctx = ctx;
@@ -78,21 +79,28 @@ class WholeDevice implements DeviceModel, BarHandler, Movable {
   write(offset: number, width: AccessWidth, value: number): void {
     if (width !== 4 || offset >= 16) return;
     this.#registers.setInt32(offset, value, true);
-    if (offset === ENGINE.GO) this.#ctx.defer(() => void this.#run());
+    if (offset === ENGINE.GO) this.#ctx.defer(() => this.#run());
   }
 
   /** The engine begins nothing while it is held, and what was asked of it when it is let go. */
-  hold(isHeld: boolean): void {
+  hold(isHeld: boolean): Promise<void> | undefined {
     this.#isHeld = isHeld;
-    if (!isHeld) this.#ctx.defer(() => void this.#run());
+    if (!isHeld) this.#ctx.defer(() => this.#run());
+    return this.#working;
   }
 
   reset(): void {
     for (let at = 0; at < 16; at += 4) this.#registers.setInt32(at, 0, true);
   }
 
-  async #run(): Promise<void> {
-    if (this.#isHeld || this.#registers.getInt32(ENGINE.GO, true) === 0) return;
+  #run(): void {
+    if (this.#isHeld || this.#working !== undefined || this.#registers.getInt32(ENGINE.GO, true) === 0) return;
+    this.#working = this.#work().finally(() => {
+      this.#working = undefined;
+    });
+  }
+
+  async #work(): Promise<void> {
     const address = Number(this.#registers.getBigUint64(ENGINE.ADDRESS, true));
     const bytes = new Uint8Array(this.#registers.getUint32(ENGINE.LENGTH, true)).fill(PATTERN);
     try {

@@ -1,4 +1,4 @@
-import type { MigrationData, PrecopyInfo, VfioMigrationOps, VfioPciCoreDevice } from '@vfio/core';
+import type { MaybePromise, MigrationData, PrecopyInfo, VfioMigrationOps, VfioPciCoreDevice } from '@vfio/core';
 import {
   errnoError,
   VFIO_DEVICE_STATE_ERROR,
@@ -6,15 +6,14 @@ import {
   VFIO_DEVICE_STATE_PRE_COPY_P2P,
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
-  VFIO_DEVICE_STATE_RUNNING_P2P,
-  VFIO_DEVICE_STATE_STOP,
   VFIO_DEVICE_STATE_STOP_COPY,
 } from '@vfio/uapi';
 
 /** What moves: registers that can be copied at any time, and an engine that can be held. */
 export interface Movable {
   readonly registers: Uint8Array;
-  hold(isHeld: boolean): void;
+  /** A promise where something is under way that ends first. */
+  hold(isHeld: boolean): Promise<void> | undefined;
 }
 
 /** A record: what it is, bytes that follow, their sum; all u32. The last one of a stream has no bytes. */
@@ -159,13 +158,8 @@ class ResumeStream implements MigrationData {
 
 const refused = (why: string) => errnoError('EINVAL', `the migration stream: ${why}`, { op: 'write' });
 
-const HELD: readonly number[] = [
-  VFIO_DEVICE_STATE_STOP,
-  VFIO_DEVICE_STATE_STOP_COPY,
-  VFIO_DEVICE_STATE_RESUMING,
-  VFIO_DEVICE_STATE_ERROR,
-];
-const PEER_HELD: readonly number[] = [VFIO_DEVICE_STATE_RUNNING_P2P, VFIO_DEVICE_STATE_PRE_COPY_P2P];
+/** The engine cannot tell the memory of a peer from other memory: it stands still where peers must be left alone, too. */
+const WORKING: readonly number[] = [VFIO_DEVICE_STATE_RUNNING, VFIO_DEVICE_STATE_PRE_COPY];
 const SAVING: readonly number[] = [
   VFIO_DEVICE_STATE_STOP_COPY,
   VFIO_DEVICE_STATE_PRE_COPY,
@@ -195,7 +189,7 @@ export class WholeMigration {
     this.#resuming = undefined;
   }
 
-  #step(next: number): MigrationData | undefined {
+  #step(next: number): MaybePromise<MigrationData | undefined> {
     try {
       this.#resuming?.finish();
     } catch (error) {
@@ -204,8 +198,11 @@ export class WholeMigration {
       throw error;
     }
     this.#resuming = undefined;
-    // Nothing that comes to the registers after this is missing in what is saved.
-    this.#enter(next);
+    const settled = this.#enter(next);
+    return settled === undefined ? this.#arrive(next) : settled.then(() => this.#arrive(next));
+  }
+
+  #arrive(next: number): MigrationData | undefined {
     if (next === VFIO_DEVICE_STATE_RESUMING) {
       this.#resuming = new ResumeStream(this.#device);
       return this.#resuming;
@@ -220,8 +217,8 @@ export class WholeMigration {
     return opened;
   }
 
-  #enter(state: number): void {
+  #enter(state: number): Promise<void> | undefined {
     this.#state = state;
-    this.#device.hold(HELD.includes(state) || PEER_HELD.includes(state));
+    return this.#device.hold(!WORKING.includes(state));
   }
 }
