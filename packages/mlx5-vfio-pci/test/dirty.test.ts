@@ -192,6 +192,16 @@ describe('logging', () => {
     expect(commands.some(({ name }) => name === 'CREATE_GENERAL_OBJECT')).toBe(false);
   });
 
+  test('ends when its user closes the device, and gives everything back', async () => {
+    const { open, hca, connectx } = await machine();
+    const held = hca().pool.used;
+    const vf = await open(0);
+    await start(vf);
+    await vf.device.close();
+    expect(connectx.hca.trackers.size).toBe(0);
+    expect(hca().pool.used).toBe(held);
+  });
+
   test('ends with the physical function', async () => {
     const { open, bus, pf } = await machine();
     const vf = await open(0);
