@@ -295,22 +295,28 @@ describe('mapping a file of a stranger', () => {
   });
 });
 
-test('the bytes of a file are not the engine’s: mapping gigabytes does not collect garbage for each of them', async () => {
-  const size = 1 << 30;
-  const fd = memfdCreate('large', { size });
-  let collections = 0;
-  const observer = new PerformanceObserver((list) => {
-    for (const entry of list.getEntries()) {
-      const { kind } = (entry as { detail?: { kind?: number } }).detail ?? {};
-      if (kind === constants.NODE_PERFORMANCE_GC_MAJOR) collections++;
-    }
-  });
-  observer.observe({ entryTypes: ['gc'] });
-  const mappings = Array.from({ length: 60 }, () => mmap(fd, 0, size));
-  // Entries are told later.
-  await new Promise((resolve) => setTimeout(resolve, 20));
-  observer.disconnect();
-  for (const mapping of mappings) mapping.unmap();
-  closeFd(fd);
-  expect(collections).toBeLessThan(30);
-});
+// From Node 23 on the engine's count cannot be lowered (see memory.cc): there large maps may cost a collection each.
+const COUNTS = Number(process.versions.node.split('.')[0]) < 23;
+
+test.skipIf(!COUNTS)(
+  'the bytes of a file are not the engine’s: mapping gigabytes does not collect garbage for each of them (needs Node before 23)',
+  async () => {
+    const size = 1 << 30;
+    const fd = memfdCreate('large', { size });
+    let collections = 0;
+    const observer = new PerformanceObserver((list) => {
+      for (const entry of list.getEntries()) {
+        const { kind } = (entry as { detail?: { kind?: number } }).detail ?? {};
+        if (kind === constants.NODE_PERFORMANCE_GC_MAJOR) collections++;
+      }
+    });
+    observer.observe({ entryTypes: ['gc'] });
+    const mappings = Array.from({ length: 60 }, () => mmap(fd, 0, size));
+    // Entries are told later.
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    observer.disconnect();
+    for (const mapping of mappings) mapping.unmap();
+    closeFd(fd);
+    expect(collections).toBeLessThan(30);
+  },
+);
