@@ -255,6 +255,7 @@ function unavailable(reason: string, tried: readonly string[], cause: unknown): 
     'ERR_VFIO_NATIVE_UNAVAILABLE',
     `the native addon of @vfio/native cannot be used on ${system}: ${reason}${found}.${places}${next}`,
     {
+      errno: 'ENOSYS',
       op: 'load',
       details: { platform: process.platform, arch: process.arch, node: process.version, tried: [...tried] },
       ...(cause === undefined ? {} : { cause }),

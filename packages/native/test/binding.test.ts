@@ -11,13 +11,14 @@ import { tempDir } from './helpers/temp.js';
 const USE = `
   import { pageSize } from '@vfio/native';
   try { console.log(JSON.stringify({ page: pageSize() })); }
-  catch (error) { console.log(JSON.stringify({ name: error.name, code: error.code, message: error.message, details: error.details })); }
+  catch (error) { console.log(JSON.stringify({ name: error.name, code: error.code, errno: error.errno, message: error.message, details: error.details })); }
 `;
 
 interface Outcome {
   page?: number;
   name?: string;
   code?: string;
+  errno?: string;
   message?: string;
   details?: unknown;
 }
@@ -99,6 +100,7 @@ describe('loading', () => {
     expect(error).toMatchObject({
       name: 'VfioError',
       code: 'ERR_VFIO_NATIVE_UNAVAILABLE',
+      errno: 'ENOSYS',
       details: {
         platform: 'linux',
         arch: process.arch,

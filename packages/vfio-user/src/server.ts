@@ -156,7 +156,10 @@ export class VfioUserServer implements LoopSource {
    */
   async listen(where: string | ListenPath | ListenFd, options: ListenOptions = {}): Promise<void> {
     if (this.#loop !== undefined || this.#closing !== undefined) {
-      throw new VfioError('ERR_VFIO_STATE', 'this server listens already, or is closed', { op: 'listen' });
+      throw new VfioError('ERR_VFIO_STATE', 'this server listens already, or is closed', {
+        errno: 'EINVAL',
+        op: 'listen',
+      });
     }
     options.signal?.throwIfAborted();
     const loop = this.#options.loop ?? acquireSharedLoop();
