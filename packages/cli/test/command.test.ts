@@ -4,7 +4,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { ListReport } from '../src/commands/list.js';
-import { BIN, command, start } from './helpers/command.js';
+import { BIN, command, plainEnv, start } from './helpers/command.js';
 import { folder, ROOT } from './helpers/run.js';
 
 test('the process exits with 0, 1 or 2, and writes errors to standard error', async () => {
@@ -31,7 +31,7 @@ test('a terminal gets colours unless NO_COLOR says not to', () => {
 
 test('a working directory that was removed is an error in a sentence', () => {
   const script = `mkdir gone && cd gone && rmdir ../gone && exec ${process.execPath} ${BIN} list`;
-  const { status, stderr } = spawnSync('sh', ['-c', script], { cwd: folder, encoding: 'utf8' });
+  const { status, stderr } = spawnSync('sh', ['-c', script], { cwd: folder, encoding: 'utf8', env: plainEnv() });
   expect(status).toBe(1);
   expect(stderr).toMatch(/^vfio: working directory: ENOENT \(ERR_VFIO_SYSCALL, ENOENT\)$/m);
   expect(stderr).not.toMatch(/^ +at /m);
@@ -41,6 +41,7 @@ test('a reader that goes away is no failure and no message', () => {
   const run = spawnSync('sh', ['-c', `(${process.execPath} ${BIN} demo; echo "exit $?" >&2) | head -c 1`], {
     cwd: ROOT,
     encoding: 'utf8',
+    env: plainEnv(),
   });
   expect(run.stdout).toBe('\n');
   expect(run.stderr).toMatch(/^exit [01]\n$/);

@@ -24,12 +24,17 @@ export interface SpawnOptions {
   readonly stdio?: StdioOptions;
 }
 
+/** This process's environment without what decides about colours: nx asks its tasks for them. */
+export function plainEnv(): NodeJS.ProcessEnv {
+  const { NO_COLOR: _no, FORCE_COLOR: _force, ...env } = process.env;
+  return env;
+}
+
 /** Starts the command as a process of its own. It ends with its test at the latest. */
 export function start(args: readonly string[], options: SpawnOptions = {}): ChildProcess {
-  const { NO_COLOR: _no, FORCE_COLOR: _force, ...env } = process.env;
   const child = spawn(process.execPath, [BIN, ...args], {
     cwd: options.cwd ?? ROOT,
-    env: { ...env, VFIO_CACHE: join(folder, 'cache'), ...options.env },
+    env: { ...plainEnv(), VFIO_CACHE: join(folder, 'cache'), ...options.env },
     stdio: options.stdio ?? ['ignore', 'pipe', 'pipe'],
   });
   running.add(child);
