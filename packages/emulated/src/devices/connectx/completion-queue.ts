@@ -1,5 +1,5 @@
-import { ADAPTER_PAGE } from './constants.js';
 import type { EventQueue } from './event-queue.js';
+import { addressAt, type PageList } from './page-list.js';
 import type { TrackedDma } from './tracked-dma.js';
 
 const CQE_BYTES = 64;
@@ -8,11 +8,9 @@ const CQE = { IMMEDIATE: 0x24, BYTES: 0x2c, QPN: 0x38, WQE_COUNTER: 0x3c, OPCODE
 /** What a completion is about, in bits 7:4 of its last byte. */
 export const COMPLETION = { RECEIVED_SEND_IMMEDIATE: 3, RESPONDER_ERROR: 14 } as const;
 
-export interface CompletionQueueShape {
+export interface CompletionQueueShape extends PageList {
   readonly number: number;
   readonly logSize: number;
-  readonly pages: readonly number[];
-  readonly logPageSize: number;
   readonly pageOffset: number;
   /** Software's counter of what it has taken. */
   readonly doorbellRecord: number;
@@ -98,9 +96,7 @@ export class CompletionQueue {
       view.setUint32(CQE.QPN, completion.qpn);
       view.setUint16(CQE.WQE_COUNTER, completion.wqeCounter & 0xffff);
       entry[CQE.OPCODE_OWNER] = (completion.opcode << 4) | (Math.floor(this.#producer / size) & 1);
-      const at = shape.pageOffset + (this.#producer % size) * CQE_BYTES;
-      const page = ADAPTER_PAGE * 2 ** shape.logPageSize;
-      const address = (shape.pages[Math.floor(at / page)] ?? 0) + (at % page);
+      const address = addressAt(shape, shape.pageOffset + (this.#producer % size) * CQE_BYTES);
       await this.#dma.write(address, entry.subarray(0, CQE.OPCODE_OWNER));
       await this.#dma.write(address + CQE.OPCODE_OWNER, entry.subarray(CQE.OPCODE_OWNER));
     } catch {

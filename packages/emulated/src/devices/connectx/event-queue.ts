@@ -1,5 +1,6 @@
 import type { FunctionInterrupts } from '../../irq/function-interrupts.js';
-import { ADAPTER_PAGE, EVENT } from './constants.js';
+import { EVENT } from './constants.js';
+import { addressAt, type PageList } from './page-list.js';
 import type { TrackedDma } from './tracked-dma.js';
 
 /** Bytes of an event. */
@@ -11,11 +12,9 @@ const EQE = { TYPE: 1, SUB_TYPE: 3, DATA: 0x20, OWNER: 0x3f } as const;
 export const EQ_STATE = { ARMED: 0x9, FIRED: 0xa } as const;
 
 /** What CREATE_EQ says of a queue. */
-export interface EventQueueShape {
+export interface EventQueueShape extends PageList {
   readonly number: number;
   readonly logSize: number;
-  readonly pages: readonly number[];
-  readonly logPageSize: number;
   /** Where the first event lies in the first page. */
   readonly pageOffset: number;
   readonly vector: number;
@@ -124,9 +123,7 @@ export class EventQueue {
       return;
     }
     const index = this.#producer % size;
-    const at = this.shape.pageOffset + index * EVENT_SIZE;
-    const page = ADAPTER_PAGE * 2 ** this.shape.logPageSize;
-    const address = (this.shape.pages[Math.floor(at / page)] ?? 0) + (at % page);
+    const address = addressAt(this.shape, this.shape.pageOffset + index * EVENT_SIZE);
     // The owner bit changes with every pass; it comes last, when the rest can be read.
     event[EQE.OWNER] = Math.floor(this.#producer / size) & 1;
     await this.#dma.write(address, event.subarray(0, EQE.OWNER));

@@ -1,7 +1,8 @@
 import { CommandError, SYNDROME } from './command.js';
 import { COMPLETION, type CompletionQueue } from './completion-queue.js';
-import { ADAPTER_PAGE, STATUS } from './constants.js';
+import { STATUS } from './constants.js';
 import type { HcaFunction } from './hca.js';
+import { addressAt, type PageList } from './page-list.js';
 
 /** States of a queue pair, as the manual numbers them. */
 export const QP_STATE = { RESET: 0, INIT: 1, RTR: 2, RTS: 3, ERROR: 6 } as const;
@@ -13,12 +14,10 @@ const WQE_BYTES = 16;
 const RECEIVER_NOT_READY_MS = 1;
 
 /** Where a queue pair receives. */
-export interface ReceiveQueueShape {
+export interface ReceiveQueueShape extends PageList {
   readonly logSize: number;
   /** log2 of the bytes from one element to the next. */
   readonly logStride: number;
-  readonly pages: readonly number[];
-  readonly logPageSize: number;
   readonly doorbellRecord: number;
   readonly completions: CompletionQueue;
 }
@@ -114,10 +113,8 @@ export class QueuePair {
       const posted = new DataView(four.buffer).getUint32(0) & 0xffff;
       if (((posted - this.#taken) & 0xffff) === 0) return 'not-ready';
       const index = this.#taken % 2 ** receive.logSize;
-      const at = index * 2 ** receive.logStride;
-      const page = ADAPTER_PAGE * 2 ** receive.logPageSize;
       const element = new Uint8Array(WQE_BYTES);
-      await dma.read((receive.pages[Math.floor(at / page)] ?? 0) + (at % page), element);
+      await dma.read(addressAt(receive, index * 2 ** receive.logStride), element);
       const view = new DataView(element.buffer);
       const room = view.getUint32(0);
       const key = this.#fn.memoryKey(view.getUint32(4), this.shape.pd);

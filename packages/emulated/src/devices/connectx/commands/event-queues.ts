@@ -1,11 +1,10 @@
 import { badParameter, type Command, CommandError, command, SYNDROME } from '../command.js';
-import { ADAPTER_PAGE, OPCODE, STATUS } from '../constants.js';
+import { OPCODE, STATUS } from '../constants.js';
 import { EVENT_SIZE } from '../event-queue.js';
-import { getNumber64 } from '../fields.js';
+import { LIST, pagesOf, readPages } from './page-list.js';
 import { initialized } from './states.js';
 
 const CONTEXT = 0x80;
-const LIST = 272;
 const EQ_NUMBER = { eq_number: [0x58, 8] } as const;
 
 /** States that software may give a new queue. */
@@ -42,15 +41,7 @@ export const eventQueueCommands: readonly Command[] = [
       if (!NEW_STATES.includes(state)) throw badParameter('st', state);
       const logPageSize = call.get('log_page_size');
       const pageOffset = call.get('page_offset') * EVENT_SIZE;
-      const page = ADAPTER_PAGE * 2 ** logPageSize;
-      const count = Math.ceil((pageOffset + 2 ** logSize * EVENT_SIZE) / page);
-      call.requireInput(LIST + 8 * count);
-      const pages: number[] = [];
-      for (let i = 0; i < count; i++) {
-        const address = getNumber64(call.input, LIST + 8 * i);
-        if (address === undefined || address % ADAPTER_PAGE !== 0) throw badParameter('page', address ?? 0);
-        pages.push(address);
-      }
+      const pages = readPages(call, pagesOf(pageOffset + 2 ** logSize * EVENT_SIZE, logPageSize));
       // event_bitmask: four 64-bit words, the lowest types in the first.
       let events = 0n;
       for (let i = 0; i < 4; i++) events |= call.input.getBigUint64(0x58 + 8 * i) << BigInt(64 * i);

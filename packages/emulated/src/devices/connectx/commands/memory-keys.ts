@@ -2,10 +2,10 @@ import { badParameter, type Command, CommandError, command, SYNDROME } from '../
 import { OPCODE, STATUS } from '../constants.js';
 import { getNumber64 } from '../fields.js';
 import { MemoryKey } from '../memory-key.js';
+import { LIST, readPages } from './page-list.js';
 import { initialized } from './states.js';
 
 const CONTEXT = 0x80;
-const LIST = 272;
 const INDEX = { mkey_index: [0x48, 24] } as const;
 
 /** Translations are counted in octwords: two 64-bit addresses each. */
@@ -72,14 +72,9 @@ export const memoryKeyCommands: readonly Command[] = [
       const count = Math.ceil(((start % page) + length) / page);
       if (count > octwords * PAGES_PER_OCTWORD)
         throw new CommandError(STATUS.BAD_PARAM, SYNDROME.BAD_VALUE, `${count} pages in ${octwords} octwords`);
-      const pages: number[] = [];
-      for (let i = 0; i < count; i++) {
-        const address = getNumber64(call.input, LIST + 8 * i);
-        // With pg_access the low bits of an address say what may be done with the page; without it they are reserved.
-        if (address === undefined || address % page !== 0 || call.get('pg_access') !== 0)
-          throw badParameter('page', address ?? 0);
-        pages.push(address);
-      }
+      // With pg_access the low bits of an address say what may be done with the page; without it they are reserved.
+      if (call.get('pg_access') !== 0) throw badParameter('pg_access', 1);
+      const pages = readPages(call, count, page);
       const number = fn.create(
         fn.memoryKeys,
         (index) =>

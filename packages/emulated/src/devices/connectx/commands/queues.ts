@@ -1,13 +1,13 @@
 import { badParameter, type Call, type Command, CommandError, command, SYNDROME } from '../command.js';
 import { CompletionQueue } from '../completion-queue.js';
-import { ADAPTER_PAGE, OPCODE, STATUS } from '../constants.js';
+import { OPCODE, STATUS } from '../constants.js';
 import { type Field, getNumber64 } from '../fields.js';
 import { QP_STATE, QueuePair, type ReceiveQueueShape } from '../queue-pair.js';
+import { LIST, pagesOf, readPages } from './page-list.js';
 import { initialized } from './states.js';
 
 const CQ_CONTEXT = 0x80;
 const QP_CONTEXT = 0xc0;
-const LIST = 272;
 const CQN = { cqn: [0x48, 24] } as const;
 const QPN = { qpn: [0x48, 24] } as const;
 
@@ -17,17 +17,10 @@ const SERVICE_RC = 0;
 /** Where a queue pair's receives are: a queue of its own, or nowhere. */
 const RQ_TYPE = { OWN: 0, ZERO_SIZE: 3 } as const;
 
-/** The pages behind a command, as many as `bytes` from `pageOffset` need. */
+/** The pages behind a command, as many as `bytes` from the start of the first need. */
 function pageList(call: Call, bytes: number, logPageSize: number): number[] {
-  const count = Math.ceil(bytes / (ADAPTER_PAGE * 2 ** logPageSize));
-  call.requireInput(LIST + 8 * count);
-  const pages: number[] = [];
-  for (let i = 0; i < count; i++) {
-    const address = getNumber64(call.input, LIST + 8 * i);
-    if (address === undefined || address === 0 || address % ADAPTER_PAGE !== 0)
-      throw badParameter('page', address ?? 0);
-    pages.push(address);
-  }
+  const pages = readPages(call, pagesOf(bytes, logPageSize));
+  if (pages.includes(0)) throw badParameter('page', 0);
   return pages;
 }
 
