@@ -1,4 +1,4 @@
-import type { MigrationData, VfioDeviceClient } from '@vfio/core';
+import { type MigrationData, migrationStateName, type VfioDeviceClient } from '@vfio/core';
 import {
   VFIO_DEVICE_FEATURE_GET,
   VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
@@ -17,16 +17,12 @@ import {
 import { refusal } from './access.js';
 import { check, fails } from './assert.js';
 
-const STOP = VFIO_DEVICE_STATE_STOP;
-const RUNNING = VFIO_DEVICE_STATE_RUNNING;
-const STOP_COPY = VFIO_DEVICE_STATE_STOP_COPY;
-const RESUMING = VFIO_DEVICE_STATE_RESUMING;
-const PRE_COPY = VFIO_DEVICE_STATE_PRE_COPY;
-const PRE_COPY_P2P = VFIO_DEVICE_STATE_PRE_COPY_P2P;
-
-const NAMES = ['ERROR', 'STOP', 'RUNNING', 'STOP_COPY', 'RESUMING', 'RUNNING_P2P', 'PRE_COPY', 'PRE_COPY_P2P'];
-
-export const nameOf = (state: number): string => NAMES[state] ?? `state ${state}`;
+export const STOP = VFIO_DEVICE_STATE_STOP;
+export const RUNNING = VFIO_DEVICE_STATE_RUNNING;
+export const STOP_COPY = VFIO_DEVICE_STATE_STOP_COPY;
+export const RESUMING = VFIO_DEVICE_STATE_RESUMING;
+export const PRE_COPY = VFIO_DEVICE_STATE_PRE_COPY;
+export const PRE_COPY_P2P = VFIO_DEVICE_STATE_PRE_COPY_P2P;
 
 /** More than any stream of a case gives. */
 const MAX_READS = 1_000_000;
@@ -77,7 +73,7 @@ export async function setState(device: VfioDeviceClient, state: number): Promise
 /** Goes to a state that opens a stream. */
 export async function openStream(device: VfioDeviceClient, state: number): Promise<MigrationData> {
   const stream = await setState(device, state);
-  check(stream !== undefined, `no stream was opened on the way to ${nameOf(state)}`);
+  check(stream !== undefined, `no stream was opened on the way to ${migrationStateName(state)}`);
   return stream;
 }
 

@@ -1,14 +1,5 @@
-import type { MigrationData, VfioDeviceClient } from '@vfio/core';
-import {
-  VFIO_DEVICE_STATE_PRE_COPY,
-  VFIO_DEVICE_STATE_PRE_COPY_P2P,
-  VFIO_DEVICE_STATE_RESUMING,
-  VFIO_DEVICE_STATE_RUNNING,
-  VFIO_DEVICE_STATE_STOP,
-  VFIO_DEVICE_STATE_STOP_COPY,
-  VFIO_MIGRATION_P2P,
-  VFIO_MIGRATION_PRE_COPY,
-} from '@vfio/uapi';
+import { type MigrationData, migrationStateName, type VfioDeviceClient } from '@vfio/core';
+import { VFIO_MIGRATION_P2P, VFIO_MIGRATION_PRE_COPY } from '@vfio/uapi';
 import { busMaster, decode, refusal } from '../access.js';
 import { check, equal, fails, notApplicable, sameBytes } from '../assert.js';
 import type { ContractOptions, ContractSubject, Rule, RuleGroup } from '../contract.js';
@@ -18,10 +9,15 @@ import {
   isSaving,
   join,
   load,
-  nameOf,
   openStream,
+  PRE_COPY,
+  PRE_COPY_P2P,
+  RESUMING,
+  RUNNING,
   readForNow,
   readToEnd,
+  STOP,
+  STOP_COPY,
   save,
   setState,
   stateOf,
@@ -34,13 +30,6 @@ import { workloadOf } from '../workload.js';
 import { arm } from './interrupts.js';
 import { whereMigratable } from './migration.js';
 import { whereReset } from './reset.js';
-
-const RUNNING = VFIO_DEVICE_STATE_RUNNING;
-const STOP = VFIO_DEVICE_STATE_STOP;
-const STOP_COPY = VFIO_DEVICE_STATE_STOP_COPY;
-const RESUMING = VFIO_DEVICE_STATE_RESUMING;
-const PRE_COPY = VFIO_DEVICE_STATE_PRE_COPY;
-const PRE_COPY_P2P = VFIO_DEVICE_STATE_PRE_COPY_P2P;
 
 const MAX_ROUNDS = 16;
 /** Places at which a stream is cut or changed; both ends are among them. */
@@ -124,7 +113,7 @@ export const migrationStream: RuleGroup = {
       for (const state of statesOf(flags).has.filter(isSaving)) {
         const stream = await openStream(device, state);
         const write = async () => stream.write(new Uint8Array(16));
-        await fails(write, ['EINVAL', 'EBADF'], `writing to the stream of ${nameOf(state)}`);
+        await fails(write, ['EINVAL', 'EBADF'], `writing to the stream of ${migrationStateName(state)}`);
         check((await stream.read(new Uint8Array(1))) === 1, 'the stream gives nothing after a refused write');
         await setState(device, RUNNING);
       }
@@ -187,7 +176,7 @@ export const migrationStream: RuleGroup = {
         equal(await stream.read(one), 1, 'the first byte');
         if ((flags & VFIO_MIGRATION_P2P) !== 0)
           for (const state of [PRE_COPY_P2P, PRE_COPY, PRE_COPY_P2P])
-            equal(await setState(device, state), undefined, `another stream in ${nameOf(state)}`);
+            equal(await setState(device, state), undefined, `another stream in ${migrationStateName(state)}`);
         equal(await setState(device, STOP_COPY), undefined, 'another stream in STOP_COPY');
         const bytes = join([one, await readToEnd(stream, pieces(13))]);
         const found = await withDestination(device, options, (peer) => loaded(peer, bytes, options));
@@ -231,7 +220,7 @@ export const migrationStream: RuleGroup = {
         await setState(device, RUNNING);
         const use = async () =>
           state === RESUMING ? stream.write(new Uint8Array(16)) : stream.read(new Uint8Array(16));
-        await fails(use, 'ENODEV', `the stream of ${nameOf(state)} after it was left`);
+        await fails(use, 'ENODEV', `the stream of ${migrationStateName(state)} after it was left`);
       }
       const stream = await openStream(device, STOP_COPY);
       await device.close();

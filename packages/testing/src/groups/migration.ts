@@ -1,4 +1,4 @@
-import type { VfioDeviceClient } from '@vfio/core';
+import { migrationStateName, type VfioDeviceClient } from '@vfio/core';
 import {
   PCI_CAP_ID_EXP,
   PCI_EXP_DEVCAP,
@@ -14,11 +14,6 @@ import {
   VFIO_DEVICE_FEATURE_SET,
   VFIO_DEVICE_STATE_ERROR,
   VFIO_DEVICE_STATE_NR,
-  VFIO_DEVICE_STATE_PRE_COPY,
-  VFIO_DEVICE_STATE_RESUMING,
-  VFIO_DEVICE_STATE_RUNNING,
-  VFIO_DEVICE_STATE_STOP,
-  VFIO_DEVICE_STATE_STOP_COPY,
   VFIO_MIGRATION_PRE_COPY,
   VFIO_MIGRATION_STOP_COPY,
 } from '@vfio/uapi';
@@ -29,9 +24,13 @@ import {
   isSaving,
   isWay,
   migrationFlags,
-  nameOf,
   opensStream,
+  PRE_COPY,
+  RESUMING,
+  RUNNING,
   readForNow,
+  STOP,
+  STOP_COPY,
   save,
   setState,
   stateOf,
@@ -45,10 +44,6 @@ import { whereReset } from './reset.js';
 const GET = VFIO_DEVICE_FEATURE_GET;
 const SET = VFIO_DEVICE_FEATURE_SET;
 const PROBE = VFIO_DEVICE_FEATURE_PROBE;
-const RUNNING = VFIO_DEVICE_STATE_RUNNING;
-const STOP = VFIO_DEVICE_STATE_STOP;
-const STOP_COPY = VFIO_DEVICE_STATE_STOP_COPY;
-const RESUMING = VFIO_DEVICE_STATE_RESUMING;
 
 const NO_STATES = [VFIO_DEVICE_STATE_ERROR, VFIO_DEVICE_STATE_NR, 0xffffffff];
 
@@ -79,7 +74,11 @@ async function inEachState(
 /** RUNNING to a state; with a whole image loaded where one is wanted, so that it can be left again. */
 async function enter(device: VfioDeviceClient, state: number, image: Uint8Array): Promise<void> {
   const stream = await setState(device, state);
-  equal(stream !== undefined, opensStream(RUNNING, state), `a stream on the way from RUNNING to ${nameOf(state)}`);
+  equal(
+    stream !== undefined,
+    opensStream(RUNNING, state),
+    `a stream on the way from RUNNING to ${migrationStateName(state)}`,
+  );
   if (stream !== undefined && state === RESUMING) await writeAll(stream, image);
 }
 
@@ -108,8 +107,12 @@ export const migration: RuleGroup = {
         equal(await stateOf(device), RUNNING, 'state at open');
         await inEachState(device, flags, async (state) => {
           for (const wanted of NO_STATES) {
-            await fails(() => setState(device, wanted), 'EINVAL', `${nameOf(state)} to ${nameOf(wanted)}`);
-            equal(await stateOf(device), state, `state after ${nameOf(wanted)} was refused`);
+            await fails(
+              () => setState(device, wanted),
+              'EINVAL',
+              `${migrationStateName(state)} to ${migrationStateName(wanted)}`,
+            );
+            equal(await stateOf(device), state, `state after ${migrationStateName(wanted)} was refused`);
           }
         });
       },
@@ -120,13 +123,13 @@ export const migration: RuleGroup = {
         await inEachState(device, flags, async (from, image) => {
           for (const to of has) {
             if (!isWay(from, to)) continue;
-            const way = `${nameOf(from)} to ${nameOf(to)}`;
+            const way = `${migrationStateName(from)} to ${migrationStateName(to)}`;
             const stream = await setState(device, to);
             equal(await stateOf(device), to, `state after ${way}`);
             equal(stream !== undefined, opensStream(from, to), `${way}: a stream was opened`);
             if (stream !== undefined && to === RESUMING) await writeAll(stream, image);
             await setState(device, RUNNING);
-            equal(await stateOf(device), RUNNING, `state after ${nameOf(to)} to RUNNING`);
+            equal(await stateOf(device), RUNNING, `state after ${migrationStateName(to)} to RUNNING`);
             await enter(device, from, image);
           }
         });
@@ -136,19 +139,23 @@ export const migration: RuleGroup = {
         const { has, lacks } = statesOf(flags);
         await inEachState(device, flags, async (from) => {
           for (const to of [...lacks, ...has.filter((state) => !isWay(from, state))]) {
-            await fails(() => setState(device, to), 'EINVAL', `${nameOf(from)} to ${nameOf(to)}`);
-            equal(await stateOf(device), from, `state after ${nameOf(to)} was refused`);
+            await fails(
+              () => setState(device, to),
+              'EINVAL',
+              `${migrationStateName(from)} to ${migrationStateName(to)}`,
+            );
+            equal(await stateOf(device), from, `state after ${migrationStateName(to)} was refused`);
           }
         });
         const stream = await setState(device, STOP_COPY);
         for (const to of [VFIO_DEVICE_STATE_ERROR, ...has.filter((state) => !isWay(STOP_COPY, state))])
-          await fails(() => setState(device, to), 'EINVAL', `STOP_COPY to ${nameOf(to)}`);
+          await fails(() => setState(device, to), 'EINVAL', `STOP_COPY to ${migrationStateName(to)}`);
         check(((await stream?.read(new Uint8Array(1))) ?? 0) === 1, 'the stream ended by a request that was refused');
       }),
     'the state that the device is in can be asked for: it stays, no stream opens, the one that is open goes on':
       whereMigratable(async (device, _, flags) => {
         await inEachState(device, flags, async (state) => {
-          equal(await setState(device, state), undefined, `stream of ${nameOf(state)} again`);
+          equal(await setState(device, state), undefined, `stream of ${migrationStateName(state)} again`);
           equal(await stateOf(device), state, 'state');
         });
         const stream = await setState(device, STOP_COPY);
@@ -163,11 +170,11 @@ export const migration: RuleGroup = {
         for (const state of statesOf(flags).has) {
           const stream = await setState(device, state);
           await device.reset();
-          equal(await stateOf(device), RUNNING, `state after a reset in ${nameOf(state)}`);
+          equal(await stateOf(device), RUNNING, `state after a reset in ${migrationStateName(state)}`);
           if (stream === undefined) continue;
           const use = async () =>
             isSaving(state) ? stream.read(new Uint8Array(16)) : stream.write(new Uint8Array(16));
-          await fails(use, 'ENODEV', `the stream of ${nameOf(state)} after a reset`);
+          await fails(use, 'ENODEV', `the stream of ${migrationStateName(state)} after a reset`);
         }
         await save(device);
       }),
@@ -180,10 +187,10 @@ export const migration: RuleGroup = {
         const stream = await setState(device, state);
         const control = await readConfig(device, at + PCI_EXP_DEVCTL, 2);
         await writeConfig(device, at + PCI_EXP_DEVCTL, 2, control | PCI_EXP_DEVCTL_BCR_FLR);
-        equal(await stateOf(device), RUNNING, `state after an FLR in ${nameOf(state)}`);
+        equal(await stateOf(device), RUNNING, `state after an FLR in ${migrationStateName(state)}`);
         if (stream === undefined) continue;
         const use = async () => (isSaving(state) ? stream.read(new Uint8Array(16)) : stream.write(new Uint8Array(16)));
-        check((await refusal(use())) !== undefined, `the stream of ${nameOf(state)} outlives an FLR`);
+        check((await refusal(use())) !== undefined, `the stream of ${migrationStateName(state)} outlives an FLR`);
       }
     }),
     'the next user finds it RUNNING, in whatever state the last left it': whereMigratable(
@@ -195,7 +202,7 @@ export const migration: RuleGroup = {
             if (stream !== undefined && isSaving(state)) await stream.read(new Uint8Array(1));
             await last.close();
             last = await open();
-            equal(await stateOf(last.device), RUNNING, `state after a close in ${nameOf(state)}`);
+            equal(await stateOf(last.device), RUNNING, `state after a close in ${migrationStateName(state)}`);
           }
         } finally {
           await last.close();
@@ -211,7 +218,7 @@ export const migration: RuleGroup = {
         ).stopCopyLength;
       await inEachState(device, flags, async (state, image) => {
         const size = await dataSize();
-        check(typeof size === 'bigint' && size >= 0n, `size in ${nameOf(state)}: ${String(size)}`);
+        check(typeof size === 'bigint' && size >= 0n, `size in ${migrationStateName(state)}: ${String(size)}`);
         equal(await stateOf(device), state, 'state after its size was asked for');
         if (state === STOP && image.length > 0) check(size > 0n, `a state of ${image.length} bytes has size 0`);
       });
@@ -237,7 +244,7 @@ export const migration: RuleGroup = {
       }
       await device.deviceFeature({ flags: flags | PROBE });
       await device.deviceFeature({ flags });
-      const stream = await setState(device, VFIO_DEVICE_STATE_PRE_COPY);
+      const stream = await setState(device, PRE_COPY);
       check(stream !== undefined, 'no stream in PRE_COPY');
       await readForNow(stream);
     },
