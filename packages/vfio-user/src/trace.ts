@@ -3,7 +3,7 @@
  * to it.
  */
 import * as uapi from '@vfio/uapi';
-import { errnoName, VFIO_USER_HEADER_SIZE } from '@vfio/uapi';
+import { errnoName, hex, VFIO_USER_HEADER_SIZE } from '@vfio/uapi';
 import { LITTLE_ENDIAN } from './byte-order.js';
 
 /** Names of the commands; index is the number. */
@@ -36,8 +36,6 @@ export function commandName(command: number): string {
 
 /** Receives the lines. Must not throw. */
 export type TraceSink = (line: string) => void;
-
-const hex = (value: number | bigint): string => `0x${value.toString(16)}`;
 
 /** Bytes of data that a line shows. */
 const SHOWN = 16;

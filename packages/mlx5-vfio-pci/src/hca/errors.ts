@@ -1,4 +1,4 @@
-import { type ErrnoName, VfioError, type VfioErrorCode } from '@vfio/uapi';
+import { type ErrnoName, hex, VfioError, type VfioErrorCode } from '@vfio/uapi';
 
 /** Statuses of a command that its sender tells apart. */
 export const CMD_STATUS = { OK: 0x0, BAD_RES_STATE: 0x9 } as const;
@@ -36,8 +36,6 @@ const DELIVERY_ERRNO: Readonly<Record<number, readonly [ErrnoName, string]>> = {
   9: ['ENOMSG', 'reserved field not clear'],
   16: ['ENOMSG', 'bad command descriptor'],
 };
-
-const hex = (value: number): string => `0x${value.toString(16)}`;
 
 /** The kernel's errno has a code of ours that says most. */
 const CODES: Partial<Record<ErrnoName, VfioErrorCode>> = {
