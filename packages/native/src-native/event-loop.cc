@@ -347,6 +347,15 @@ int EventLoop::Resume(int32_t id) {
   return 0;
 }
 
+int EventLoop::Drain(int32_t id, bool on) {
+  Socket* socket = FindSocket(id);
+  if (socket == nullptr) return -ENOENT;
+  socket->draining = on;
+  socket->drained = false;
+  Link(socket);
+  return 0;
+}
+
 void EventLoop::Link(Source* source) {
   if (source->linked) return;
   source->linked = true;
@@ -593,7 +602,8 @@ void EventLoop::Receive(Socket* socket) {
     socket->start = 0;
     socket->end = have;
   }
-  const size_t room = std::min(socket->capacity - socket->end, std::max(kBatch, size - have));
+  const size_t rest = size - have;
+  const size_t room = socket->draining ? rest : std::min(socket->capacity - socket->end, std::max(kBatch, rest));
   FdControl control;
   struct iovec part = {socket->bytes + socket->end, room};
   struct msghdr message;
@@ -704,6 +714,14 @@ int EventLoop::ProcessSocket(Socket* socket) {
         return event;
       }
       if (socket->end - socket->start >= size) return Deliver(socket, size);
+    }
+    // At a border between messages. What waits to be sent goes first; its end links the socket again.
+    if (socket->draining && socket->end == socket->start) {
+      if (socket->drained || socket->queue_head != nullptr) break;
+      socket->drained = true;
+      state_[kSlotSource] = socket->id;
+      Unlink(socket);
+      return Finish(kDrained);
     }
     if (socket->readable) {
       Receive(socket);

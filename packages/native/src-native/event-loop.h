@@ -27,6 +27,7 @@ enum LoopEvent : int {
   kBadSize = 7,
   kPoisoned = 8,
   kAcceptFailed = 9,
+  kDrained = 10,
 };
 
 // LOOP_SLOT of src/loop.ts: words of the state that step shares with JavaScript.
@@ -139,6 +140,9 @@ struct Source {
 struct Socket : Source {
   // What every message touches lies together, the descriptors at the end.
   bool at_end = false;
+  // No more is received than the message that has begun; `drained` once its end was reported.
+  bool draining = false;
+  bool drained = false;
   // Whether `held` or `batch` has something.
   bool has_fds = false;
   // The bytes of `rx`: start..end of them are received and not delivered.
@@ -191,6 +195,7 @@ class EventLoop {
   int Remove(int32_t id, bool close_fd, Memory** rx);
   int Pause(int32_t id);
   int Resume(int32_t id);
+  int Drain(int32_t id, bool on);
   // 0 sent, 1 queued (a part of it), -errno. The descriptors stay the caller's.
   int Send(int32_t id, const uint8_t* data, size_t length, const int32_t* fds, size_t fd_count);
   int SendTx(int32_t id, size_t length, const int32_t* fds, size_t fd_count);

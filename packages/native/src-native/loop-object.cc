@@ -240,6 +240,7 @@ class LoopObject : public Napi::ObjectWrap<LoopObject> {
          InstanceMethod<&LoopObject::SetTimer>("setTimer"), InstanceMethod<&LoopObject::Buffer>("buffer"),
          InstanceMethod<&LoopObject::Fd>("fd"), InstanceMethod<&LoopObject::Remove>("remove"),
          InstanceMethod<&LoopObject::Pause>("pause"), InstanceMethod<&LoopObject::Resume>("resume"),
+         InstanceMethod<&LoopObject::Drain>("drain"),
          InstanceMethod<&LoopObject::Send>("send"), InstanceMethod<&LoopObject::SendTx>("sendTx"),
          InstanceMethod<&LoopObject::WatchMapping>("watchMapping"), InstanceMethod<&LoopObject::Start>("start"),
          InstanceMethod<&LoopObject::Stop>("stop"), InstanceMethod<&LoopObject::Ref>("ref"),
@@ -331,6 +332,12 @@ class LoopObject : public Napi::ObjectWrap<LoopObject> {
     Args args(info);
     const int id = args.Int(0);
     return Result(info, args.ok() ? loop()->Resume(id) : -EINVAL);
+  }
+  Napi::Value Drain(const Napi::CallbackInfo& info) {
+    Args args(info);
+    const int id = args.Int(0);
+    const bool on = args.Bool(1);
+    return Result(info, args.ok() ? loop()->Drain(id, on) : -EINVAL);
   }
   Napi::Value Send(const Napi::CallbackInfo& info) {
     Args args(info);

@@ -40,6 +40,7 @@ export interface NativeLoop {
   remove(id: number, closeFd: boolean): number;
   pause(id: number): number;
   resume(id: number): number;
+  drain(id: number, on: boolean): number;
   send(id: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array | null, fdCount: number): number;
   sendTx(id: number, length: number, fds: Int32Array | null, fdCount: number): number;
   watchMapping(handle: NativeMappingHandle, socket: number): number;

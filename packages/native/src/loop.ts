@@ -28,6 +28,8 @@ export const LOOP_EVENT = {
   POISONED: 8,
   /** A listening socket could not accept (ERRNO: EMFILE, ENFILE, ENOMEM...). It is paused; resume it later. */
   ACCEPT_FAILED: 9,
+  /** A socket that is being drained is at a border between messages: see {@link MessageLoop.drain}. */
+  DRAINED: 10,
 } as const;
 
 /** A value of {@link LOOP_EVENT}. */
@@ -256,6 +258,16 @@ export class MessageLoop {
   /** @throws ERR_VFIO_SYSCALL (ENOENT) */
   resume(id: number): void {
     checked('loop', this.#native.resume(id), `source ${id}`);
+  }
+
+  /**
+   * Brings a connected socket to a border between messages, to hand it on to another reader. What was received is delivered,
+   * no more is received than the rest of a message that has begun, what waits to be sent goes out; then DRAINED comes, and
+   * the socket is left alone: it may be taken off the loop without losing a byte. `drain(id, false)` goes on with it.
+   * @throws ERR_VFIO_SYSCALL (ENOENT)
+   */
+  drain(id: number, on = true): void {
+    checked('loop', this.#native.drain(id, on), `socket ${id}`);
   }
 
   /** Lets the next step send the first `length` bytes of {@link tx} (and `fdCount` of {@link replyFds}) to a socket. One reply per step. */

@@ -51,6 +51,13 @@ export class TestLoop {
     return { id: socket.id, peer };
   }
 
+  /** A socket that another loop had: its id on this one. */
+  adopt(fd: number): number {
+    const socket = this.loop.addSocket(fd);
+    this.#sockets.set(socket.id, socket);
+    return socket.id;
+  }
+
   socket(id: number): LoopSocket {
     return this.#sockets.get(id) as LoopSocket;
   }
