@@ -41,3 +41,4 @@ export * from './vf-token.js';
 export * from './vfio-base.js';
 export * from './vfio-base-ops.js';
 export * from './vfio-device.js';
+export * from './virtual-state.js';

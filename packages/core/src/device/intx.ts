@@ -136,10 +136,27 @@ export function disableIntx(dev: VfioPciCoreDevice): void {
   trigger?.release();
 }
 
-function stopUnmaskTrigger(dev: VfioPciCoreDevice): void {
+/** From now on the unmask trigger, where there is one, is heard. */
+export function watchUnmaskTrigger(dev: VfioPciCoreDevice): void {
+  const { irqs } = dev;
+  const trigger = irqs.unmaskTrigger;
+  if (trigger === undefined || irqs.stopUnmaskWatch !== undefined) return;
+  const stop = trigger.watch(() => unmaskIntx(dev));
+  // A trigger that was signalled already may have run code that took it away again.
+  if (irqs.unmaskTrigger === trigger) irqs.stopUnmaskWatch = stop;
+  else stop();
+}
+
+/** The unmask trigger is left alone, so that what it is signalled waits in it. */
+export function unwatchUnmaskTrigger(dev: VfioPciCoreDevice): void {
   const { irqs } = dev;
   irqs.stopUnmaskWatch?.();
   irqs.stopUnmaskWatch = undefined;
+}
+
+function stopUnmaskTrigger(dev: VfioPciCoreDevice): void {
+  const { irqs } = dev;
+  unwatchUnmaskTrigger(dev);
   const trigger = irqs.unmaskTrigger;
   irqs.unmaskTrigger = undefined;
   trigger?.release();
@@ -198,10 +215,7 @@ export function setIntxUnmask(dev: VfioPciCoreDevice, request: OwnedRequest): nu
     const trigger: EventTrigger = wanted;
     takeTrigger(request, 0);
     irqs.unmaskTrigger = trigger;
-    const stop = trigger.watch(() => unmaskIntx(dev));
-    // A trigger that was signalled already may have run code that took it away again.
-    if (irqs.unmaskTrigger === trigger) irqs.stopUnmaskWatch = stop;
-    else stop();
+    watchUnmaskTrigger(dev);
     return 0;
   }
   if ((request.flags & VFIO_IRQ_SET_DATA_BOOL) === 0 || (request.bools?.[0] ?? 0) !== 0) unmaskIntx(dev);

@@ -49,6 +49,7 @@ import type { ConfigSpaceHost } from './host.js';
 import { MSI } from './msi.js';
 import { ERR_TABLE, MAP_BASIC, MAP_UNASSIGNED, MAP_VIRTUAL, PCIX_TABLE, PWR_TABLE } from './permissions.js';
 import { PM } from './pm.js';
+import { checkSameView, type SavedView, userRegisters } from './saved-view.js';
 import { ConfigState } from './state.js';
 import { VITAL_PRODUCT_DATA } from './vpd.js';
 
@@ -281,6 +282,30 @@ export class VirtualConfigSpace {
   markVirtual(offset: number, length: number): void {
     this.#check('markVirtual', offset, length);
     this.#state.map.fill(MAP_VIRTUAL, offset, offset + length);
+  }
+
+  /** What the user has made of this view, and how it is laid out: for {@link restore} on the same kind of function. */
+  save(): SavedView {
+    const seen = new Uint8Array(this.size);
+    // Also settles what was written to BARs.
+    this.read(0, seen);
+    return { seen, values: this.vconfig.slice(), owners: this.map.slice() };
+  }
+
+  /**
+   * Makes this view what another one was, and sets in hardware what its user had set there; power state last. Interrupts are
+   * in place already: MSI's enable bit only stands while its type is active.
+   * @throws EINVAL where a user would find another function; nothing was changed then
+   */
+  async restore(view: SavedView): Promise<void> {
+    const state = this.#state;
+    checkSameView(this.save(), view, state.host.address);
+    // Before the values: a trap acts on what differs from them.
+    for (const { offset, width } of userRegisters(view)) {
+      await this.write(offset, view.seen.slice(offset, offset + width));
+    }
+    state.vconfig.set(view.values);
+    state.barsDirty = true;
   }
 
   #check(op: string, offset: number, count: number): void {
