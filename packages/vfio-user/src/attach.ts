@@ -116,7 +116,7 @@ function connect(device: VfioDevice, compat: CompatPolicy, answer: VersionReply,
 function openTwin(hooks: AttachHooks): { twin: TwinSocket; theirEnd: number } {
   const [ours, theirs] = socketpair();
   try {
-    return { twin: new TwinSocket(hooks.loop, ours, hooks.connection.tracer, hooks.end), theirEnd: theirs };
+    return { twin: new TwinSocket(hooks.loop, ours, hooks.connection, hooks.end), theirEnd: theirs };
   } catch (error) {
     closeFd(ours);
     closeFd(theirs);

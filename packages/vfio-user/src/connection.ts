@@ -10,6 +10,7 @@ import {
   VfioError,
 } from '@vfio/uapi';
 import { LITTLE_ENDIAN } from './byte-order.js';
+import type { Counters } from './counters.js';
 import type { LoopSource, ServiceLoop } from './service-loop.js';
 import { commandName, type Tracer } from './trace.js';
 
@@ -96,6 +97,8 @@ export interface ConnectionOptions {
   readonly sends: '<' | '>';
   readonly socket?: LoopSocketOptions;
   readonly tracer?: Tracer | undefined;
+  /** Count the bytes. */
+  readonly counters?: Counters | undefined;
 }
 
 /**
@@ -105,8 +108,9 @@ export interface ConnectionOptions {
 export class Connection {
   readonly loop: ServiceLoop;
   readonly socket: LoopSocket;
-  /** Where every message is shown; undefined: tracing is off. */
-  readonly tracer: Tracer | undefined;
+  /** Where every message is shown; undefined: tracing is off. Whoever owns the connection may change it at any time. */
+  tracer: Tracer | undefined;
+  readonly counters: Counters | undefined;
   readonly #sends: '<' | '>';
   readonly #pending = new Map<number, Pending>();
   /** The last ids of commands that want no reply: servers exist that send one all the same. */
@@ -118,6 +122,7 @@ export class Connection {
   constructor(options: ConnectionOptions) {
     this.loop = options.loop;
     this.tracer = options.tracer;
+    this.counters = options.counters;
     this.#sends = options.sends;
     this.socket = options.loop.messages.addSocket(options.fd, options.socket);
     options.loop.attach(this.socket.id, options.source);
@@ -146,6 +151,7 @@ export class Connection {
   send(message: Uint8Array, fds: readonly number[] = []): void {
     if (this.#closed) return;
     if (this.tracer !== undefined) this.tracer.message(this.#sends, message, fds.length);
+    this.counters?.countSent(message.length);
     try {
       this.loop.messages.send(this.socket.id, message, fds);
     } catch {

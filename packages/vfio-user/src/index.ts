@@ -9,7 +9,7 @@ export { type ConnectOptions, type DmaAllocRequest, type PostedWrite, VfioUserCl
 export type { ClientOptions, ServerLimits } from './client/proposal.js';
 export { COMPAT_MODES, type CompatMode, type CompatPolicy, compatPolicy } from './compat.js';
 export { type CommandCount, Counters } from './counters.js';
-export type { ListenFd, ListenPath } from './listen-socket.js';
+export { type ListenFd, type ListenPath, makeSocketFile, removeSocketFile, type SocketFile } from './listen-socket.js';
 export * from './negotiation.js';
 export { describePulse, makePulse, PulseWatcher } from './pulse.js';
 export {

@@ -10,6 +10,7 @@ export function receiveReply(connection: Connection, offset: number, length: num
   const { messages } = connection.loop;
   const { state } = messages;
   const { rx } = connection.socket;
+  connection.counters?.countReceived(length);
   if (connection.tracer !== undefined) {
     connection.tracer.message(connection.receives, rx.subarray(offset, offset + length), state[LOOP_SLOT.FD_COUNT]!);
   }

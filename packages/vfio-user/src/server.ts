@@ -27,7 +27,7 @@ import { addLocalServer, removeLocalServer } from './local-servers.js';
 import type { PeerKind } from './negotiation.js';
 import { asVfioError } from './region-access.js';
 import { acquireSharedLoop, type LoopSource, releaseSharedLoop, type ServiceLoop } from './service-loop.js';
-import { type DeferredWork, ServerSession } from './session.js';
+import { type DeferredWork, type QueueLength, ServerSession } from './session.js';
 import { Tracer, type TraceSink } from './trace.js';
 
 /** A client that has attached. */
@@ -38,6 +38,8 @@ export interface AttachedClient {
   readonly minor: number;
   /** Process, user and group of the other end when it connected; undefined where the socket does not tell. */
   readonly pid: number | undefined;
+  /** When it attached, in milliseconds since 1970. */
+  readonly since: number;
 }
 
 /** Options of {@link VfioUserServer}. */
@@ -87,6 +89,10 @@ export interface ServerStats {
   readonly clients: number;
   /** By command; commands of all clients together. */
   readonly commands: Record<string, CommandCount>;
+  /** Bytes of all messages, in both directions, of commands of either side. */
+  readonly bytes: { readonly received: number; readonly sent: number };
+  /** What waits now. */
+  readonly queue: QueueLength;
 }
 
 /**
@@ -102,6 +108,10 @@ export class VfioUserServer implements LoopSource {
   #file: SocketFile | undefined;
   #session: ServerSession | undefined;
   #clients = 0;
+  #client: AttachedClient | undefined;
+  readonly #traces = new Set<TraceSink>();
+  /** One clock, however many sinks come and go. */
+  readonly #tracer: Tracer;
   #retry: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
   #unlisten: () => void = () => {};
@@ -131,6 +141,10 @@ export class VfioUserServer implements LoopSource {
         { errno: 'EINVAL', op: 'VfioUserServer' },
       );
     }
+    this.#tracer = new Tracer((line) => {
+      for (const sink of this.#traces) sink(line);
+    }, provider.function.address);
+    if (options.trace !== undefined) this.#traces.add(options.trace);
   }
 
   /** The socket file, where there is one. */
@@ -146,6 +160,26 @@ export class VfioUserServer implements LoopSource {
   /** Whether a client has connected. */
   get isBusy(): boolean {
     return this.#session !== undefined;
+  }
+
+  /** The client that is attached. */
+  get client(): AttachedClient | undefined {
+    return this.#client;
+  }
+
+  /** Shows every message from now on to one more sink. Returns what ends that. */
+  addTrace(sink: TraceSink): () => void {
+    this.#traces.add(sink);
+    this.#showMessages();
+    return () => {
+      this.#traces.delete(sink);
+      this.#showMessages();
+    };
+  }
+
+  /** A session without a sink has no tracer: that costs it one branch a message. */
+  #showMessages(): void {
+    if (this.#session !== undefined) this.#session.tracer = this.#traces.size === 0 ? undefined : this.#tracer;
   }
 
   /**
@@ -254,17 +288,19 @@ export class VfioUserServer implements LoopSource {
       versionTimeoutMs: options.versionTimeoutMs ?? VERSION_TIMEOUT_MS,
       watchdogMs: options.watchdogMs ?? DEFAULT_WATCHDOG_MS,
       counters: this.#counters,
-      tracer: options.trace === undefined ? undefined : new Tracer(options.trace, this.#provider.function.address),
+      tracer: this.#traces.size === 0 ? undefined : this.#tracer,
       deferred: options.deferred,
       onAttached: ({ attachment }) => {
         this.#clients++;
-        options.onAttach?.({ peer: attachment!.compat.peer, minor: attachment!.minor, pid });
+        this.#client = { peer: attachment!.compat.peer, minor: attachment!.minor, pid, since: Date.now() };
+        options.onAttach?.(this.#client);
       },
       warn: (message) => this.#warn(message),
     });
     this.#session = session;
     void session.closed.then(() => {
       this.#session = undefined;
+      this.#client = undefined;
       options.onDetach?.(session.endReason);
       if (this.#closing !== undefined) return;
       // An inherited connection was all there was to serve.
@@ -275,7 +311,13 @@ export class VfioUserServer implements LoopSource {
 
   /** Counts so far. */
   stats(): ServerStats {
-    return { clients: this.#clients, commands: this.#counters.snapshot() };
+    const { received, sent } = this.#counters;
+    return {
+      clients: this.#clients,
+      commands: this.#counters.snapshot(),
+      bytes: { received, sent },
+      queue: this.#session?.queue ?? { messages: 0, bytes: 0, running: undefined },
+    };
   }
 
   /**

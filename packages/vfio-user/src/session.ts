@@ -45,6 +45,14 @@ export interface DeferredWork {
   run(): number;
 }
 
+/** Messages that wait behind an operation. */
+export interface QueueLength {
+  readonly messages: number;
+  readonly bytes: number;
+  /** The operation; undefined where none runs. */
+  readonly running: string | undefined;
+}
+
 /** What a session is made of. */
 export interface SessionOptions {
   readonly loop: ServiceLoop;
@@ -126,6 +134,7 @@ export class ServerSession implements LoopSource, HandlerContext {
         maxQueuedBytes: MAX_UNSENT_BYTES,
       },
       tracer: options.tracer,
+      counters: options.counters,
     });
     this.#waiting = new WaitingRequests({
       deadlineMs: options.deadlineMs,
@@ -166,13 +175,29 @@ export class ServerSession implements LoopSource, HandlerContext {
   }
 
   warn(message: string): void {
-    this.#options.tracer?.note(message);
+    this.tracer?.note(message);
     this.#options.warn(message);
   }
 
   /** Undefined until the client has attached. */
   get attachment(): Attachment | undefined {
     return this.#attachment;
+  }
+
+  /** What waits behind an operation that has not ended. */
+  get queue(): QueueLength {
+    return { messages: this.#waiting.length, bytes: this.#waiting.bytes, running: this.#waiting.running?.name };
+  }
+
+  /** Where messages are shown, those of the second socket too; undefined: nowhere. */
+  get tracer(): Tracer | undefined {
+    return this.#connection.tracer;
+  }
+
+  set tracer(tracer: Tracer | undefined) {
+    this.#connection.tracer = tracer;
+    const twin = this.#attachment?.twin;
+    if (twin !== undefined) twin.connection.tracer = tracer;
   }
 
   // Events of the socket
@@ -186,7 +211,8 @@ export class ServerSession implements LoopSource, HandlerContext {
       return;
     }
     this.loop.pulse[PULSE.COMMAND] = command;
-    this.#counters.countMessage(command);
+    this.#counters.countMessage(command, length);
+    this.#counters.countReceived(length);
     if (this.#connection.tracer !== undefined) {
       const { rx } = this.#connection.socket;
       this.#connection.tracer.message('>', rx.subarray(offset, offset + length), state[LOOP_SLOT.FD_COUNT]!);
@@ -249,7 +275,8 @@ export class ServerSession implements LoopSource, HandlerContext {
       return;
     }
     const id = this.#state[LOOP_SLOT.ID]!;
-    this.#counters.countMessage(0);
+    this.#counters.countMessage(0, length);
+    this.#counters.countReceived(length);
     this.#counters.countError(0);
     if ((flags & VFIO_USER_F_NO_REPLY) === 0) {
       this.#connection.replyError(id, this.#state[LOOP_SLOT.COMMAND]!, ERRNO.EINVAL);
@@ -449,6 +476,7 @@ export class ServerSession implements LoopSource, HandlerContext {
     this.#isAwaited = false;
     const { messages } = this.loop;
     const socket = this.#connection.socket.id;
+    this.#counters.countSent(length);
     if (this.#connection.tracer !== undefined) this.#connection.tracer.message('<', messages.tx.subarray(0, length), 0);
     if (isStep && !hasDeferred && this.#attachment!.dma.waiting === 0) {
       const state = this.#state;
@@ -580,7 +608,7 @@ export class ServerSession implements LoopSource, HandlerContext {
     this.#isOver = true;
     this.#isBlocked = true;
     clearTimeout(this.#versionTimer);
-    this.#options.tracer?.note(`end: ${reason}`);
+    this.tracer?.note(`end: ${reason}`);
     this.endReason = reason;
     this.#waiting.clear();
     this.#connection.close();

@@ -1,6 +1,7 @@
 import { LOOP_SLOT } from '@vfio/native';
 import { ERRNO, VFIO_USER_F_NO_REPLY, VFIO_USER_F_TYPE_MASK, VFIO_USER_F_TYPE_REPLY } from '@vfio/uapi';
 import { Connection } from './connection.js';
+import type { Counters } from './counters.js';
 import { maxMessageSize } from './limits.js';
 import { receiveReply } from './receive-reply.js';
 import type { LoopSource, ServiceLoop } from './service-loop.js';
@@ -14,7 +15,12 @@ export class TwinSocket implements LoopSource {
   readonly #onLost: (reason: string) => void;
 
   /** Takes the descriptor. */
-  constructor(loop: ServiceLoop, fd: number, tracer: Tracer | undefined, onLost: (reason: string) => void) {
+  constructor(
+    loop: ServiceLoop,
+    fd: number,
+    watch: { readonly tracer: Tracer | undefined; readonly counters: Counters | undefined },
+    onLost: (reason: string) => void,
+  ) {
     this.#onLost = onLost;
     this.connection = new Connection({
       loop,
@@ -22,7 +28,7 @@ export class TwinSocket implements LoopSource {
       source: this,
       sends: '<',
       socket: { maxMessageSize: maxMessageSize(loop.maxDataXferSize), maxFds: 0 },
-      tracer,
+      ...watch,
     });
   }
 

@@ -44,6 +44,11 @@ export class WaitingRequests {
     return this.#queue.length;
   }
 
+  /** Bytes of those that wait. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
   /** No more can be kept: the socket is to be left unread. */
   get isFull(): boolean {
     return (

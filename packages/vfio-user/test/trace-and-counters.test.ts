@@ -76,24 +76,31 @@ test('messages and errors are counted by command, over all clients', async () =>
     client.close();
     await idle();
   }
-  expect(server.stats()).toEqual({
-    clients: 2,
-    commands: {
-      VERSION: { messages: 2, errors: 0 },
-      REGION_READ: { messages: 8, errors: 2 },
-      DEVICE_GET_INFO: { messages: 2, errors: 2 },
-      unknown: { messages: 2, errors: 2 },
-    },
+  const { commands, ...rest } = server.stats();
+  const version = commands['VERSION']?.bytes ?? 0;
+  expect(version).toBeGreaterThan(2 * 20);
+  expect(commands).toEqual({
+    VERSION: { messages: 2, errors: 0, bytes: version },
+    REGION_READ: { messages: 8, errors: 2, bytes: 8 * 32 },
+    DEVICE_GET_INFO: { messages: 2, errors: 2, bytes: 2 * 20 },
+    unknown: { messages: 2, errors: 2, bytes: 2 * 20 },
   });
+  // Six reads of 4 bytes were answered, six commands with an error, and VERSION.
+  expect(rest).toEqual({
+    clients: 2,
+    bytes: { received: version + 8 * 32 + 4 * 20, sent: expect.any(Number) },
+    queue: { messages: 0, bytes: 0, running: undefined },
+  });
+  expect(rest.bytes.sent).toBeGreaterThan(6 * 36 + 6 * 16 + 2 * 20);
 });
 
 test('counting any command number stays in its place', () => {
   const counters = new Counters();
-  for (const command of [0, 18, 19, 0xffff]) counters.countMessage(command);
+  for (const command of [0, 18, 19, 0xffff]) counters.countMessage(command, 16);
   expect(counters.snapshot()).toEqual({
-    NONE: { messages: 1, errors: 0 },
-    MIG_DATA_WRITE: { messages: 1, errors: 0 },
-    unknown: { messages: 2, errors: 0 },
+    NONE: { messages: 1, errors: 0, bytes: 16 },
+    MIG_DATA_WRITE: { messages: 1, errors: 0, bytes: 16 },
+    unknown: { messages: 2, errors: 0, bytes: 32 },
   });
 });
 
@@ -178,4 +185,31 @@ test('[vfio-user 7.32] a loop is woken by an eventfd that another thread writes,
   await until(() => seen === 1);
   eventfdWrite(fd);
   await until(() => seen === 2);
+});
+
+test('a sink that is added while a client is attached sees every message from then on, and none after it is taken away', async () => {
+  const { attached, server } = await serve(new FakeDevice());
+  const client = await attached();
+  const lines: string[] = [];
+  await client.ok(9, bytes(u64(0), u32(0, 4)));
+  const end = server.addTrace((line) => lines.push(line));
+  await client.ok(9, bytes(u64(0), u32(0, 4)));
+  end();
+  await client.ok(9, bytes(u64(0), u32(0, 4)));
+  expect(lines.map((line) => line.replace(/^ *\d+\.\d{6} /, ''))).toEqual([
+    expect.stringMatching(/^\S+ > 0x[0-9a-f]{4} REGION_READ region 0/),
+    expect.stringMatching(/^\S+ < 0x[0-9a-f]{4} REGION_READ reply/),
+  ]);
+});
+
+test('the client that is attached is known, with when it came, until it goes', async () => {
+  const { attached, server, idle } = await serve(new FakeDevice());
+  const before = Date.now();
+  expect(server.client).toBeUndefined();
+  const client = await attached();
+  expect(server.client).toMatchObject({ peer: expect.any(String), pid: process.pid });
+  expect(server.client?.since).toBeGreaterThanOrEqual(before);
+  client.close();
+  await idle();
+  expect(server.client).toBeUndefined();
 });
