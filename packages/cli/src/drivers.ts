@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { discoverDrivers, type InstalledDrivers } from '@vfio/core/node';
 
 export interface DriversOptions {
@@ -23,4 +25,18 @@ export async function installedDrivers(options: DriversOptions): Promise<Install
   });
   for (const problem of drivers.problems) warn(`${problem.package}: ${problem.message}`);
   return drivers;
+}
+
+/** Version of the package that a driver is from; undefined where that does not say. */
+export function driverVersion(drivers: InstalledDrivers, name: string): string | undefined {
+  const driver = drivers.driver(name);
+  if (driver === undefined) return undefined;
+  try {
+    const json: unknown = JSON.parse(readFileSync(join(driver.directory, 'package.json'), 'utf8'));
+    const version = (json as { version?: unknown } | null)?.version;
+    return typeof version === 'string' ? version : undefined;
+  } catch {
+    // It was there when the driver was found; what runs is in memory all the same.
+    return undefined;
+  }
 }

@@ -4,6 +4,7 @@ import { deviceOf, toClient } from '@vfio/core';
 import { createDemoHost } from '@vfio/emulated';
 import { COMPAT_MODES } from '@vfio/vfio-user';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import type { ControlOptions } from './commands/control.js';
 import { installedDrivers } from './drivers.js';
 import type { Io } from './io.js';
 import { paint } from './output.js';
@@ -129,13 +130,52 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .option('--driver <name>', 'this driver instead of the best')
     .option('--threads <n>', 'spread the functions over threads', whole(1, 64), 1)
     .option('--trace <file>', 'append one decoded line for each message')
+    .option('--control-path <path>', 'listen there for `vfio control` and other programs that manage this one')
     .addOption(new Option('--compat <mode>', 'how clients are answered').choices(COMPAT_MODES).default('auto'))
     .option('--nvme-file <file>', 'keep the namespace of the first NVMe controller in a file')
     .option('--nvme-size <size>', 'its size where the file is new (default 1G)', size)
     .option('--json', 'one JSON document a line for each event')
     .action(async (addresses: string[], { nvmeFile, nvmeSize, socketPath = [], ...options }) => {
       const { serve } = await import('./commands/serve.js');
-      await serve(addresses, { ...options, socketPath, host: { nvmeFile, nvmeSize } }, io);
+      await serve(addresses, { ...options, socketPath, version, host: { nvmeFile, nvmeSize } }, io);
+    });
+
+  const control = program
+    .command('control')
+    .description('what runs in a `vfio serve`, by its control socket (--control-path)');
+  const controlMethod = (name: string, description: string): Command =>
+    control
+      .command(name)
+      .description(description)
+      .argument('<path>', 'the control socket')
+      .option('--address <address>', 'this function, where the server has several')
+      .option('--json', 'one JSON document');
+
+  controlMethod(
+    'info',
+    'what each function is, its driver and version, whether it can be migrated, and who uses it',
+  ).action(async (path: string, options: ControlOptions) => {
+    const { controlInfo } = await import('./commands/control.js');
+    await controlInfo(path, options, io);
+  });
+  controlMethod('state', 'what each function does now: migration state, power, whether it is in use').action(
+    async (path: string, options: ControlOptions) => {
+      const { controlState } = await import('./commands/control.js');
+      await controlState(path, options, io);
+    },
+  );
+  controlMethod('metrics', 'counts of messages and bytes by command, and what waits now').action(
+    async (path: string, options: ControlOptions) => {
+      const { controlMetrics } = await import('./commands/control.js');
+      await controlMetrics(path, options, io);
+    },
+  );
+  controlMethod('trace', 'one decoded line for each message, until Ctrl-C')
+    .addOption(new Option('--file <file>', 'the server appends the lines to a file').conflicts('stop'))
+    .option('--stop', 'the server writes that file no longer')
+    .action(async (path: string, options: ControlOptions & { file?: string; stop?: boolean }) => {
+      const { controlTrace } = await import('./commands/control.js');
+      await controlTrace(path, options, io);
     });
 
   program

@@ -16,7 +16,7 @@ const nvme = at(DEMO.nvme);
 const edu = at(DEMO.edu);
 
 const targets = (functions: PciFunction[], options: Partial<ServeOptions>) =>
-  serveTargets(functions, { socketPath: [], threads: 1, host: {}, ...options }, '/run');
+  serveTargets(functions, { socketPath: [], threads: 1, version: '0', host: {}, ...options }, '/run');
 
 test('functions and sockets pair in order; a path is taken from the working directory', () => {
   expect(targets([nvme, edu], { socketPath: ['a', '/b'], driver: 'vfio-pci', socketMode: 0o660 })).toEqual([

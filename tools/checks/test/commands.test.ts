@@ -27,11 +27,17 @@ const ELSEWHERE: Readonly<Record<string, readonly [file: string, says: string]>>
 /** A command without what it hands on to a script. */
 const scriptOf = (command: string): string => command.replace(/ -- .*$/, '');
 
-const shown = pages().flatMap(({ path, text }) =>
+/** A command that runs while those below it do. */
+const IN_BACKGROUND = / &$/;
+
+const blocks = pages().flatMap(({ path, text }) =>
   codeBlocks(text)
     .filter(({ language }) => language === 'sh')
-    .flatMap(({ code, line }) => commands(code).map((command) => ({ command, where: `${path}:${line}` }))),
+    .map(({ code, line }) => ({ commands: commands(code), where: `${path}:${line}` })),
 );
+/** Those that are one after the other, with servers in the background. */
+const sessions = blocks.filter((block) => block.commands.some((command) => IN_BACKGROUND.test(command)));
+const shown = blocks.flatMap(({ commands: all, where }) => all.map((command) => ({ command, where })));
 
 const work = mkdtempSync(join(tmpdir(), 'vfio-docs-'));
 afterAll(() => rmSync(work, { recursive: true, force: true }));
@@ -63,7 +69,10 @@ test('every command of a page is run, here or elsewhere', () => {
   expect(shown.filter(({ command }) => !RUN_HERE.test(command) && !(scriptOf(command) in ELSEWHERE))).toEqual([]);
 });
 
-const here = [...new Map(shown.map((one) => [one.command, one])).values()].filter(({ command }) =>
+const alone = blocks
+  .filter((block) => !sessions.includes(block))
+  .flatMap(({ commands: all, where }) => all.map((command) => ({ command, where })));
+const here = [...new Map(alone.map((one) => [one.command, one])).values()].filter(({ command }) =>
   RUN_HERE.test(command),
 );
 
@@ -80,6 +89,35 @@ test.each(here)(
     }
     const [code] = await closed;
     expect({ code, output: child.output }).toMatchObject({ code: 0, output: expect.stringMatching(/\S/) });
+  },
+  60_000,
+);
+
+test.each(sessions)(
+  '$where: commands beside a server',
+  async ({ commands: all }) => {
+    const servers: ReturnType<typeof start>[] = [];
+    for (const command of all) {
+      const child = start(command.replace(IN_BACKGROUND, ''));
+      if (IN_BACKGROUND.test(command)) {
+        servers.push(child);
+        await new Promise<void>((ready, failed) => {
+          child.once('exit', () => failed(new Error(`${command} ended: ${child.output}`)));
+          child.stdout?.on('data', () => {
+            if (child.output.includes('SIGTERM ends it')) ready();
+          });
+        });
+        continue;
+      }
+      const [code] = await once(child, 'close');
+      expect({ command, code, output: child.output }).toMatchObject({ code: 0, output: expect.stringMatching(/\S/) });
+    }
+    for (const server of servers) {
+      const closed = once(server, 'close');
+      server.removeAllListeners('exit');
+      server.kill();
+      expect(await closed).toEqual([0, null]);
+    }
   },
   60_000,
 );
@@ -101,9 +139,10 @@ test('what the guide shows of `vfio serve` is what it prints', async () => {
 });
 
 const cliPage = readFileSync(join(ROOT, 'docs/reference/cli.md'), 'utf8');
-const COMMANDS = ['list', 'match', 'info', 'serve', 'demo'];
+const METHODS = ['info', 'state', 'metrics', 'trace'].map((method) => ['control', method]);
+const COMMANDS = [['list'], ['match'], ['info'], ['serve'], ...METHODS, ['demo']];
 
-test.each([[[]], ...COMMANDS.map((name) => [[name]])])('the reference has every option of `vfio %s`', async (words) => {
+test.each([[[]], ...COMMANDS.map((words) => [words])])('the reference has every option of `vfio %s`', async (words) => {
   const child = start(`npx vfio ${words.join(' ')} --help`);
   await once(child, 'close');
   const options = [...child.output.matchAll(/^ {2}(?:-\w, )?(--[\w-]+(?: <[\w.]+>)?)/gm)].map(([, option]) => option);

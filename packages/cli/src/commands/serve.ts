@@ -1,11 +1,15 @@
 import { resolve } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { deviceSetKey, type ErrnoName, type PciFunction, VfioError, type VfioErrorCode } from '@vfio/core';
+import { deviceSetKey, type PciFunction } from '@vfio/core';
 import { createDemoHost, DEMO } from '@vfio/emulated';
 import { makePulse, PulseWatcher } from '@vfio/vfio-user';
 import type { Io } from '../io.js';
 import { paint } from '../output.js';
+import { CallsToThread } from '../serve/control/calls-to-thread.js';
+import type { AnswerMessage } from '../serve/control/messages.js';
+import type { ControlServer } from '../serve/control/server.js';
 import type { FromServer, HostOptions, ServeJob, ServeTarget, ToServer } from '../serve/messages.js';
+import { errorOf } from '../serve/plain-error.js';
 import { type QemuDevice, qemuCommandLine, qemuDevice } from '../serve/qemu.js';
 import { findFunction } from '../session.js';
 import { UsageError } from '../usage-error.js';
@@ -20,18 +24,23 @@ export interface ServeOptions {
   readonly threads: number;
   readonly trace?: string;
   readonly compat?: string;
+  readonly controlPath?: string;
+  /** Of the command, for clients of the control socket. */
+  readonly version: string;
   readonly host: HostOptions;
 }
 
 /** What `vfio serve --json` shows, one a line: schemas/serve.json. */
 export type ServeEvent =
-  | Exclude<FromServer, { readonly type: 'ready' | 'failed' }>
+  | Exclude<FromServer, AnswerMessage | { readonly type: 'ready' | 'failed' }>
   | {
       readonly type: 'ready';
       /** What QEMU is to be given for each socket file: `-device` and the JSON of this. */
       readonly devices: readonly QemuDevice[];
       /** Ready for a shell; null where no socket is a file. */
       readonly commandLine: string | null;
+      /** The control socket; null where there is none. */
+      readonly control: string | null;
       readonly note: string;
     };
 
@@ -70,12 +79,8 @@ export function serveTargets(functions: readonly PciFunction[], options: ServeOp
     );
   }
   if (socketPath.includes('')) throw new UsageError('--socket-path is empty');
-  const paths = socketPath.map((path) => resolve(cwd, path));
+  const paths = socketPath.map((path) => socketPathOf(path, cwd));
   for (const [index, path] of paths.entries()) {
-    const length = Buffer.byteLength(path);
-    if (length > MAX_SOCKET_PATH) {
-      throw new UsageError(`socket path of ${length} bytes, at most ${MAX_SOCKET_PATH} can be: ${path}`);
-    }
     if (paths.indexOf(path) !== index) throw new UsageError(`two functions on one socket: ${path}`);
   }
   return addresses.map((address, index) => ({
@@ -87,6 +92,29 @@ export function serveTargets(functions: readonly PciFunction[], options: ServeOp
       ...(socketGroup === undefined ? {} : { group: socketGroup }),
     },
   }));
+}
+
+/** Where the control socket goes. @throws {@link UsageError} */
+export function controlSocket(
+  targets: readonly ServeTarget[],
+  { controlPath }: ServeOptions,
+  cwd: string,
+): string | undefined {
+  if (controlPath === undefined) return undefined;
+  if (controlPath === '') throw new UsageError('--control-path is empty');
+  const path = socketPathOf(controlPath, cwd);
+  if (targets.some(({ socket }) => 'path' in socket && socket.path === path)) {
+    throw new UsageError(`the control socket and a function on one socket: ${path}`);
+  }
+  return path;
+}
+
+/** The absolute path of a socket. @throws {@link UsageError} where no socket can have it */
+function socketPathOf(path: string, cwd: string): string {
+  const absolute = resolve(cwd, path);
+  const length = Buffer.byteLength(absolute);
+  if (length <= MAX_SOCKET_PATH) return absolute;
+  throw new UsageError(`socket path of ${length} bytes, at most ${MAX_SOCKET_PATH} can be: ${absolute}`);
 }
 
 /** What a function shares with others, by name: its physical function, and the slot or bus that is reset as one. */
@@ -120,6 +148,7 @@ export async function serve(addresses: readonly string[], options: ServeOptions,
   const host = createDemoHost();
   const functions = addresses.map((address) => findFunction(host, address));
   const targets = serveTargets(functions, options, io.cwd);
+  const controlPath = controlSocket(targets, options, io.cwd);
   const jobs = splitFunctions(functions, options.threads).map((part): ServeJob => {
     const mine = targets.filter((_, index) => part.includes(index));
     return {
@@ -135,8 +164,12 @@ export async function serve(addresses: readonly string[], options: ServeOptions,
   });
   let ready = 0;
   let failure: Error | undefined;
+  let control: ControlServer | undefined;
+  let isEnding = false;
   const workers: Worker[] = [];
   const stop = (): void => {
+    isEnding = true;
+    control?.close();
     const message: ToServer = { type: 'stop' };
     for (const worker of workers) worker.postMessage(message);
   };
@@ -144,28 +177,67 @@ export async function serve(addresses: readonly string[], options: ServeOptions,
     failure ??= error;
     stop();
   };
+  const calls = new Map<string, CallsToThread>();
+  const onReady = async (): Promise<void> => {
+    if (controlPath !== undefined && !isEnding) control = await listenControl(controlPath, calls, options, io);
+    // It may have been asked to end meanwhile.
+    if (isEnding) control?.close();
+    else tell(readyEvent(targets, control?.path ?? null), options, io);
+  };
   const ended = jobs.map((job) => {
     const worker = new Worker(new URL('./serve/worker.js', import.meta.url), { workerData: job });
     workers.push(worker);
+    const thread = new CallsToThread((message) => worker.postMessage(message));
+    for (const { address } of job.targets) calls.set(address, thread);
     worker.on('message', (message: FromServer) => {
-      if (message.type === 'failed') {
-        fail(errorOf(message));
-      } else if (message.type === 'ready') {
-        ready++;
-        if (ready === jobs.length && failure === undefined) tell(readyEvent(targets), options, io);
-      } else {
-        tell(message, options, io);
+      switch (message.type) {
+        case 'failed':
+          fail(errorOf(message, 'serve'));
+          break;
+        case 'ready':
+          if (++ready === jobs.length) onReady().catch(fail);
+          break;
+        case 'progress':
+        case 'result':
+        case 'error':
+          thread.onAnswer(message);
+          break;
+        default:
+          tell(message, options, io);
       }
     });
     worker.on('error', fail);
     const watcher = watch(job, options, io);
-    return new Promise<void>((done) => worker.once('exit', () => done())).finally(() => watcher.stop());
+    return new Promise<void>((done) => worker.once('exit', () => done())).finally(() => {
+      watcher.stop();
+      thread.end('the thread that served the function has ended');
+    });
   });
   io.signal.addEventListener('abort', stop, { once: true });
   if (io.signal.aborted) stop();
   await Promise.all(ended);
+  control?.close();
   io.signal.removeEventListener('abort', stop);
   if (failure !== undefined) throw failure;
+}
+
+/** Only where it is asked for: what a control socket needs is not loaded otherwise. */
+async function listenControl(
+  path: string,
+  functions: ReadonlyMap<string, CallsToThread>,
+  options: ServeOptions,
+  io: Io,
+): Promise<ControlServer> {
+  const [{ ControlServer }, { METHODS }] = await Promise.all([
+    import('../serve/control/server.js'),
+    import('../serve/methods/index.js'),
+  ]);
+  return await ControlServer.listen(path, {
+    version: options.version,
+    methods: Object.keys(METHODS),
+    functions,
+    warn: (message) => tell({ type: 'warning', address: null, message }, options, io),
+  });
 }
 
 /** Tells when a thread does not come back from an operation. It cannot tell itself. */
@@ -177,24 +249,10 @@ function watch({ pulse, targets }: ServeJob, options: ServeOptions, io: Io): Pul
   });
 }
 
-/** The error of a thread, as the error that it was. */
-function errorOf(message: Extract<FromServer, { type: 'failed' }>): Error {
-  const error =
-    message.code === undefined
-      ? new Error(message.message)
-      : new VfioError(message.code as VfioErrorCode, message.message, {
-          errno: message.errno as ErrnoName | undefined,
-          device: message.device,
-          op: 'serve',
-        });
-  if (message.stack !== undefined) error.stack = message.stack;
-  return error;
-}
-
-function readyEvent(targets: readonly ServeTarget[]): Extract<ServeEvent, { type: 'ready' }> {
+function readyEvent(targets: readonly ServeTarget[], control: string | null): Extract<ServeEvent, { type: 'ready' }> {
   const devices = targets.flatMap(({ socket }) => ('path' in socket ? [qemuDevice(socket.path)] : []));
   const commandLine = devices.length === 0 ? null : qemuCommandLine(devices);
-  return { type: 'ready', devices, commandLine, note: MIGRATION_NOTE };
+  return { type: 'ready', devices, commandLine, control, note: MIGRATION_NOTE };
 }
 
 function tell(event: ServeEvent, options: ServeOptions, io: Io): void {
@@ -214,6 +272,7 @@ function tell(event: ServeEvent, options: ServeOptions, io: Io): void {
       if (event.commandLine !== null) {
         io.out(`\nFor QEMU 10.1 or newer, with memory that can be shared:\n\n${event.commandLine}\n\n`);
       }
+      if (event.control !== null) io.out(`control socket: ${event.control}\n`);
       io.out(`${paint(io, 'yellow', 'note')}: ${event.note}\n`);
       io.out(`${paint(io, 'yellow', 'note')}: Ctrl-C or SIGTERM ends it\n`);
       break;

@@ -1,3 +1,6 @@
+import type { AnswerMessage, CallMessage } from './control/messages.js';
+import type { PlainError } from './plain-error.js';
+
 /** Plain messages between the command and the thread that serves: nothing else crosses. */
 
 /** One function to be served and where. */
@@ -46,14 +49,8 @@ export type FromServer =
     }
   | { readonly type: 'detached'; readonly address: string; readonly reason: string }
   | { readonly type: 'warning'; readonly address: string | null; readonly message: string }
-  | {
-      readonly type: 'failed';
-      readonly message: string;
-      readonly code: string | undefined;
-      readonly errno: string | undefined;
-      readonly device: string | undefined;
-      readonly stack: string | undefined;
-    }
-  | { readonly type: 'ready' };
+  | ({ readonly type: 'failed' } & PlainError)
+  | { readonly type: 'ready' }
+  | AnswerMessage;
 
-export type ToServer = { readonly type: 'stop' };
+export type ToServer = { readonly type: 'stop' } | CallMessage;

@@ -3,20 +3,28 @@
  * starts, and to stop; it tells what happens. Only plain messages cross.
  */
 import { parentPort, workerData } from 'node:worker_threads';
-import { deviceOf, isVfioError, messageOf } from '@vfio/core';
+import { deviceOf } from '@vfio/core';
 import { type CompatMode, ServiceLoop, VfioUserServer } from '@vfio/vfio-user';
-import { installedDrivers } from '../drivers.js';
+import { driverVersion, installedDrivers } from '../drivers.js';
 import { bindFunction, findFunction, openSession } from '../session.js';
+import { ThreadCalls } from './control/thread-calls.js';
 import { createHost } from './host.js';
 import type { FromServer, ServeJob, ToServer } from './messages.js';
+import type { Served } from './methods/method.js';
+import { plainError } from './plain-error.js';
 import { TraceFile } from './trace-file.js';
 
 const port = parentPort;
 if (port === null) throw new Error('this module is the serving thread of `vfio serve`');
 const tell = (message: FromServer): void => port.postMessage(message);
 
+interface Serving {
+  readonly calls: ThreadCalls;
+  stop(): Promise<void>;
+}
+
 /** @param over called when no client can come any more: an inherited connection was all there was */
-async function serve(job: ServeJob, over: () => void): Promise<() => Promise<void>> {
+async function serve(job: ServeJob, over: () => void): Promise<Serving> {
   const warn = (message: string, address: string | null = null): void => tell({ type: 'warning', address, message });
   const trace = job.traceFile === undefined ? undefined : new TraceFile(job.traceFile, warn);
   const drivers = await installedDrivers({ cwd: job.cwd, script: job.script, env: process.env, warn });
@@ -24,7 +32,12 @@ async function serve(job: ServeJob, over: () => void): Promise<() => Promise<voi
   const session = openSession(host, drivers, warn);
   const loop = new ServiceLoop({ slowUs: 1000, pulse: job.pulse });
   const servers: VfioUserServer[] = [];
+  const served = new Map<string, Served>();
+  const calls = new ThreadCalls(served, tell);
+  const closing = new AbortController();
   const stop = async (): Promise<void> => {
+    await calls.end();
+    closing.abort();
     await Promise.all(servers.map((server) => server.close()));
     loop.close();
     for (const fn of session.bus.functions()) if (session.bus.isBound(fn)) await session.bus.unbind(fn);
@@ -51,6 +64,18 @@ async function serve(job: ServeJob, over: () => void): Promise<() => Promise<voi
       });
       await server.listen(socket);
       servers.push(server);
+      served.set(fn.address, {
+        address: fn.address,
+        fn,
+        driver: bound,
+        driverVersion: driverVersion(drivers, bound.name),
+        device,
+        server,
+        loop,
+        session,
+        closing: closing.signal,
+        warn: (message) => warn(message, fn.address),
+      });
       const path = 'path' in socket ? socket.path : null;
       tell({ type: 'listening', address, driver: bound.name, ops: device.name, socket: path });
     }
@@ -58,20 +83,21 @@ async function serve(job: ServeJob, over: () => void): Promise<() => Promise<voi
     await stop();
     throw error;
   }
-  return stop;
+  return { calls, stop };
 }
 
 let isEnding = false;
 const end = (): void => {
   if (isEnding) return;
   isEnding = true;
-  void serving.then((stop) => stop()).then(() => port.close(), fail);
+  void serving.then(({ stop }) => stop()).then(() => port.close(), fail);
 };
 const serving = serve(workerData as ServeJob, end);
 try {
-  await serving;
+  const { calls } = await serving;
   port.on('message', (message: ToServer) => {
     if (message.type === 'stop') end();
+    else calls.onMessage(message);
   });
   tell({ type: 'ready' });
 } catch (error) {
@@ -80,14 +106,6 @@ try {
 
 /** Tells the command, and ends this thread whatever else would keep it. */
 function fail(error: unknown): void {
-  const known = isVfioError(error) ? error : undefined;
-  tell({
-    type: 'failed',
-    message: messageOf(error),
-    code: known?.code,
-    errno: known?.errno,
-    device: known?.device,
-    stack: error instanceof Error ? error.stack : undefined,
-  });
+  tell({ type: 'failed', ...plainError(error) });
   process.exit(1);
 }

@@ -1,0 +1,17 @@
+import { info } from './info.js';
+import type { ControlMethod } from './method.js';
+import { metrics } from './metrics.js';
+import { state } from './state.js';
+import { trace } from './trace.js';
+
+/** The methods of the control socket. A new one is a file here and a line below. */
+export const METHODS = { info, state, metrics, trace } as const;
+
+export type MethodName = keyof typeof METHODS;
+
+type Parts<M extends MethodName> =
+  (typeof METHODS)[M] extends ControlMethod<infer P, infer R, infer G> ? { params: P; result: R; progress: G } : never;
+
+export type ParamsOf<M extends MethodName> = Parts<M>['params'];
+export type ResultOf<M extends MethodName> = Parts<M>['result'];
+export type ProgressOf<M extends MethodName> = Parts<M>['progress'];
