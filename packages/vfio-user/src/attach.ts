@@ -43,7 +43,7 @@ export interface Attachment {
 
 /** What attaching is told of the server. */
 export interface AttachOptions {
-  readonly provider: VfioDeviceProvider;
+  readonly provider: Pick<VfioDeviceProvider, 'open'>;
   readonly vfToken: string | Uint8Array | undefined;
   readonly compat: CompatMode;
   readonly abilities: Omit<ServerAbilities, 'migration'>;

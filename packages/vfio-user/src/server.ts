@@ -26,6 +26,7 @@ import {
 import { addLocalServer, removeLocalServer } from './local-servers.js';
 import type { PeerKind } from './negotiation.js';
 import { asVfioError } from './region-access.js';
+import { keepWarm } from './rehearsal.js';
 import { acquireSharedLoop, type LoopSource, releaseSharedLoop, type ServiceLoop } from './service-loop.js';
 import { type DeferredWork, type QueueLength, ServerSession } from './session.js';
 import { Tracer, type TraceSink } from './trace.js';
@@ -200,6 +201,7 @@ export class VfioUserServer implements LoopSource {
     this.#loop = loop;
     loop.ref();
     try {
+      keepWarm(loop);
       if (typeof where === 'object' && 'fd' in where) this.#listenFd(loop, where.fd);
       else this.#listenPath(loop, typeof where === 'string' ? { path: where } : where);
     } catch (error) {

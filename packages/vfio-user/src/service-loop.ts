@@ -28,6 +28,7 @@ export interface LoopSource {
   onAccept?(fd: number): void;
   onAcceptFailed?(errno: number): void;
   onSignal?(): void;
+  onTimer?(): void;
   /** The connection is over; `errno` 0: the peer closed it. */
   onClosed?(errno: number): void;
   /** The header announced a size that is not allowed; nothing more is received. */
@@ -46,6 +47,9 @@ export interface ServiceLoopOptions extends Omit<MessageLoopOptions, 'measureHan
   readonly maxDataXferSize?: number;
   /** Microseconds from which a handler is reported to its source. 0: not measured. @default 0 */
   readonly slowUs?: number;
+  /** Milliseconds after a message in which the way of an access is kept warm, for the clients of servers: see `Rehearsal`.
+   * 0: never. @default 1000 */
+  readonly keepWarmMs?: number;
   /** Where to show what is being done, for a watcher in another thread: see `makePulse`. */
   readonly pulse?: Int32Array;
 }
@@ -59,8 +63,11 @@ export class ServiceLoop {
   readonly messages: MessageLoop;
   /** Largest data that fits {@link MessageLoop.tx}. */
   readonly maxDataXferSize: number;
+  readonly keepWarmMs: number;
   /** What is being done now, in words of {@link PULSE}. */
   readonly pulse: Int32Array;
+  /** Called after the handler of each message. */
+  onMessage: (() => void) | undefined;
   readonly #dataViews: (Uint8Array | undefined)[] = [];
   readonly #sources = new Map<number, LoopSource>();
   readonly #slowUs: number;
@@ -70,8 +77,9 @@ export class ServiceLoop {
 
   /** @throws ERR_VFIO_NATIVE_UNAVAILABLE, ERR_VFIO_SYSCALL, ERR_VFIO_INVALID_ARGUMENT */
   constructor(options: ServiceLoopOptions = {}) {
-    const { maxDataXferSize, slowUs, pulse, ...rest } = options;
+    const { maxDataXferSize, slowUs, keepWarmMs, pulse, ...rest } = options;
     this.maxDataXferSize = maxDataXferSize ?? MAX_DATA_XFER_SIZE;
+    this.keepWarmMs = keepWarmMs ?? 1000;
     this.#slowUs = slowUs ?? 0;
     this.pulse = pulse ?? new Int32Array(PULSE.WORDS);
     this.messages = new MessageLoop({
@@ -153,8 +161,10 @@ export class ServiceLoop {
       pulse[PULSE.SOURCE] = id;
       pulse[PULSE.COUNT]!++;
       try {
-        if (kind === LOOP_EVENT.MESSAGE) source?.onMessage?.(state[LOOP_SLOT.OFFSET]!, state[LOOP_SLOT.LENGTH]!);
-        else if (source !== undefined) this.#dispatch(kind, source);
+        if (kind === LOOP_EVENT.MESSAGE) {
+          source?.onMessage?.(state[LOOP_SLOT.OFFSET]!, state[LOOP_SLOT.LENGTH]!);
+          this.onMessage?.();
+        } else if (source !== undefined) this.#dispatch(kind, source);
       } catch (error) {
         // One connection's mistake must not stop the others.
         if (source?.onFault === undefined) throw error;
@@ -178,6 +188,9 @@ export class ServiceLoop {
         return;
       case LOOP_EVENT.EVENTFD:
         source.onSignal?.();
+        return;
+      case LOOP_EVENT.TIMER:
+        source.onTimer?.();
         return;
       case LOOP_EVENT.CLOSED:
         source.onClosed?.(errno);

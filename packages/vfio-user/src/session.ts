@@ -58,7 +58,7 @@ export interface SessionOptions {
   readonly loop: ServiceLoop;
   /** The connected socket; the session's from now on. */
   readonly fd: number;
-  readonly provider: VfioDeviceProvider;
+  readonly provider: Pick<VfioDeviceProvider, 'open'>;
   readonly vfToken: string | Uint8Array | undefined;
   readonly compat: CompatMode;
   readonly abilities: Omit<ServerAbilities, 'migration'>;
