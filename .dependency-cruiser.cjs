@@ -12,7 +12,8 @@ const MAY_IMPORT = {
   emulated: ['core', 'uapi'],
   testing: ['core', 'uapi'],
   'vfio-user': ['core', 'native', 'uapi'],
-  cli: ['core', 'vfio-pci', 'emulated', 'vfio-user'],
+  linux: ['core', 'native', 'uapi'],
+  cli: ['core', 'vfio-pci', 'linux', 'emulated', 'vfio-user'],
 };
 
 /** Packages whose main entry also runs in a browser: no Node built-ins outside the folder `src/node`. */

@@ -1,4 +1,5 @@
 import { systemError } from '@vfio/core';
+import type { LinuxSystem } from '@vfio/linux';
 
 /** What a command may touch of the process: commands are run in tests without one. */
 export interface Io {
@@ -12,6 +13,8 @@ export interface Io {
   readonly cwd: string;
   /** The file of the command, where it is one: installed globally, its drivers are those beside it. */
   readonly script?: string | undefined;
+  /** The machine, where it is not the one that this process runs on. */
+  readonly machine?: LinuxSystem | undefined;
   /**
    * Aborted when the process is asked to end (SIGINT, SIGTERM) or when nobody reads its output any more. A command that
    * never looks at it is ended by the signal itself.

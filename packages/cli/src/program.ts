@@ -9,12 +9,18 @@ import { installedDrivers } from './drivers.js';
 import type { Io } from './io.js';
 import { paint } from './output.js';
 import { loadPciNames } from './pci-names.js';
-import { bindFunction, findFunction, isAddress, openSession, type Session } from './session.js';
+import { bindFunction, findFunction, isAddress, type LinuxSession, openSession, type Session } from './session.js';
 import { UsageError } from './usage-error.js';
 
 /** What the commands share on the command line. */
 interface JsonOption {
   readonly json?: boolean;
+}
+
+/** Where functions come from. */
+interface HostOptions {
+  readonly host: 'emulated' | 'linux';
+  readonly sysfsRoot?: string;
 }
 
 function whole(min: number, max: number): (text: string) => number {
@@ -56,8 +62,24 @@ const SOCKET_TIMEOUT_MS = 2000;
  */
 export function createProgram(io: Io, setExitCode: (code: number) => void): Command {
   const warn = (message: string): void => io.err(`warning: ${message}\n`);
-  const session = async (): Promise<Session> =>
-    openSession(createDemoHost(), await installedDrivers({ cwd: io.cwd, script: io.script, env: io.env, warn }), warn);
+  const installed = () => installedDrivers({ cwd: io.cwd, script: io.script, env: io.env, warn });
+  const emulated = async (): Promise<Session> => openSession(createDemoHost(), await installed(), warn);
+  const linux = async (): Promise<LinuxSession> => {
+    const { KernelModules, LinuxPciHost, LinuxSystem } = await import('@vfio/linux');
+    const { sysfsRoot } = program.opts<HostOptions>();
+    const system = io.machine ?? new LinuxSystem({ env: io.env, ...(sysfsRoot === undefined ? {} : { sysfsRoot }) });
+    const host = new LinuxPciHost(system);
+    for (const { address, message } of host.problems) warn(`${address}: ${message}`);
+    return { host, modules: new KernelModules(system), drivers: await installed() };
+  };
+  const named = (): Promise<Session | LinuxSession> =>
+    program.opts<HostOptions>().host === 'linux' ? linux() : emulated();
+  const onlyEmulated = (command: string): void => {
+    if (program.opts<HostOptions>().host === 'emulated') return;
+    throw new UsageError(
+      `\`vfio ${command}\` takes functions of the emulated host; \`list\` and \`match\` also those of linux`,
+    );
+  };
 
   const program = new Command('vfio')
     .description('Linux vfio_pci_core and its variant drivers in userspace: find, inspect and serve PCI functions.')
@@ -70,7 +92,10 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     })
     .version(version, '--version', 'print the version')
     .option('--debug', 'show the stack of an error')
-    .addOption(new Option('--host <name>', 'where functions come from').choices(['emulated']).default('emulated'))
+    .addOption(
+      new Option('--host <name>', 'where functions come from').choices(['emulated', 'linux']).default('emulated'),
+    )
+    .option('--sysfs-root <path>', 'sysfs of the linux host (default /sys)')
     .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 the command line is wrong.\n')
     .showHelpAfterError('(vfio --help shows what there is)')
     .exitOverride();
@@ -81,7 +106,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .option('--json', 'one JSON document')
     .action(async (options: JsonOption) => {
       const { list } = await import('./commands/list.js');
-      list(await session(), loadPciNames(io), options, io);
+      list(await named(), loadPciNames(io), options, io);
     });
 
   program
@@ -92,7 +117,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .option('--all', 'also drivers that do not match, with what is closest')
     .action(async (what: string, options: JsonOption & { all?: boolean }) => {
       const { match } = await import('./commands/match.js');
-      if (!match(await session(), what, options, io)) setExitCode(1);
+      if (!match(await named(), what, options, io)) setExitCode(1);
     });
 
   program
@@ -112,7 +137,8 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
       if (!isAddress(what)) {
         throw new UsageError(`"${what}" is neither an address, such as 0000:3b:00.1, nor a socket that is there`);
       }
-      const opened = await session();
+      onlyEmulated('info');
+      const opened = await emulated();
       const fn = findFunction(opened.host, what);
       const driver = await bindFunction(opened, fn, options.driver);
       await using device = await deviceOf(opened.bus, fn).open();
@@ -136,6 +162,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .option('--nvme-size <size>', 'its size where the file is new (default 1G)', size)
     .option('--json', 'one JSON document a line for each event')
     .action(async (addresses: string[], { nvmeFile, nvmeSize, socketPath = [], ...options }) => {
+      onlyEmulated('serve');
       const { serve } = await import('./commands/serve.js');
       await serve(addresses, { ...options, socketPath, version, host: { nvmeFile, nvmeSize } }, io);
     });
@@ -183,6 +210,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .description('the emulated host from match to a served device, in a few seconds')
     .option('--json', 'one JSON document')
     .action(async (options: JsonOption) => {
+      onlyEmulated('demo');
       const { demo } = await import('./commands/demo.js');
       if (!(await demo(options, io))) setExitCode(1);
     });

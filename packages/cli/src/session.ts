@@ -8,11 +8,19 @@ import {
   type PciHost,
 } from '@vfio/core';
 import type { InstalledDrivers } from '@vfio/core/node';
+import type { KernelModules, LinuxPciHost } from '@vfio/linux';
 
-/** A host with its bus, and the drivers that can be had: what every command works on. */
+/** A host with its bus, and the drivers that can be had: what the commands on emulated functions work on. */
 export interface Session {
   readonly host: PciHost;
   readonly bus: PciBus;
+  readonly drivers: InstalledDrivers;
+}
+
+/** The machine's functions: the kernel has them, so there is no bus of ours. */
+export interface LinuxSession {
+  readonly host: LinuxPciHost;
+  readonly modules: KernelModules;
   readonly drivers: InstalledDrivers;
 }
 

@@ -35,6 +35,8 @@ test('every function has its ids, names, class, group and best driver', async ()
     driver: null,
     driverOverride: null,
     best: 'nvme_vfio_pci',
+    kernelModule: null,
+    numaNode: null,
   });
 });
 

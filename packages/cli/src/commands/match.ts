@@ -9,7 +9,7 @@ import {
 } from '@vfio/core';
 import type { Io } from '../io.js';
 import { paint, printJson, printTable } from '../output.js';
-import { findFunction, isAddress, type Session } from '../session.js';
+import { findFunction, isAddress, type LinuxSession, type Session } from '../session.js';
 
 export interface MatchOptions {
   readonly json?: boolean;
@@ -25,6 +25,8 @@ export interface MatchReport {
   /** Why no driver can take the function whatever matches; null where one can. */
   readonly refused: string | null;
   readonly candidates: readonly MatchedCandidate[];
+  /** The same for the kernel's own VFIO drivers, named by their modules; null where the host is none with a kernel. */
+  readonly kernel: { readonly winner: string | null; readonly candidates: readonly MatchedCandidate[] } | null;
 }
 
 type MatchedCandidate = Omit<AliasCandidate, 'package' | 'place'> & {
@@ -39,16 +41,21 @@ const ANY = 0xffffffff;
 interface Asked {
   readonly fn?: PciFunction;
   readonly explanation: AliasExplanation;
+  /** What the kernel's index says. */
+  readonly kernel?: AliasExplanation;
 }
 
 /** What a person wrote, as ids to match: an address, a modalias, or `vendor:device[:subvendor[:subdevice[:class]]]`. */
-function explain(session: Session, what: string, all: boolean): Asked {
+function explain(session: Session | LinuxSession, what: string, all: boolean): Asked {
   const { drivers, host } = session;
+  const options = { mismatches: all };
+  const ofKernel = (id: PciIdentity) => ('modules' in session ? { kernel: session.modules.explain(id, options) } : {});
   if (isAddress(what)) {
     const fn = findFunction(host, what);
-    return { fn, explanation: drivers.explain(fn, { mismatches: all }) };
+    return { fn, explanation: drivers.explain(fn, options), ...ofKernel(fn) };
   }
-  return { explanation: drivers.index.explain(parseIdentity(what), { mismatches: all }) };
+  const id = parseIdentity(what);
+  return { explanation: drivers.index.explain(id, options), ...ofKernel(id) };
 }
 
 function parseIdentity(what: string): PciIdentity {
@@ -73,47 +80,65 @@ function parseIdentity(what: string): PciIdentity {
   }
 }
 
+const matched = ({ winner, candidates }: AliasExplanation) => ({
+  winner: winner?.driver ?? null,
+  candidates: candidates.map((candidate) => ({
+    ...candidate,
+    package: candidate.package ?? null,
+    place: candidate.place ?? null,
+  })),
+});
+
 /** `vfio match`: every driver that could take a function, field by field, and why one wins. Returns whether one does. */
-export function match(session: Session, what: string, options: MatchOptions, io: Io): boolean {
-  const { fn, explanation } = explain(session, what, options.all === true);
+export function match(session: Session | LinuxSession, what: string, options: MatchOptions, io: Io): boolean {
+  const { fn, explanation, kernel } = explain(session, what, options.all === true);
   const refused =
     fn === undefined || fn.headerType === 0 ? null : `${fn.address} is a bridge, and VFIO takes none whatever matches`;
   if (options.json === true) {
-    const { modalias, winner, candidates } = explanation;
+    const { modalias } = explanation;
     printJson(io, {
       modalias,
-      winner: winner?.driver ?? null,
+      ...matched(explanation),
       refused,
-      candidates: candidates.map((candidate) => ({
-        ...candidate,
-        package: candidate.package ?? null,
-        place: candidate.place ?? null,
-      })),
+      kernel: kernel === undefined ? null : matched(kernel),
     } satisfies MatchReport);
   } else {
     printExplanation(explanation, io);
+    if (kernel !== undefined) printKernel(kernel, session, io);
     if (refused !== null) io.out(`${paint(io, 'yellow', 'but')} ${refused}\n`);
   }
-  return explanation.winner !== undefined && refused === null;
+  return (explanation.winner !== undefined || kernel?.winner !== undefined) && refused === null;
+}
+
+function printKernel(kernel: AliasExplanation, session: Session | LinuxSession, io: Io): void {
+  const sources = 'modules' in session ? session.modules.sources : [];
+  io.out(`\nmodules of the kernel, by ${sources.length === 0 ? 'no file: there is none' : sources.join(' and ')}\n`);
+  if (kernel.candidates.length === 0) io.out('no module matches\n');
+  else printCandidates(kernel, io, '', ['MODULE']);
 }
 
 /** The explanation as a table: a row for each candidate, a column for each field. */
 export function printExplanation(explanation: AliasExplanation, io: Io, indent = ''): void {
-  const { candidates, winner } = explanation;
   io.out(`${indent}${explanation.modalias}\n`);
-  if (candidates.length === 0) {
-    io.out(`${indent}no installed driver matches; \`npm install @vfio/vfio-pci\` brings the generic one\n`);
-    return;
-  }
+  if (explanation.candidates.length > 0) printCandidates(explanation, io, indent);
+  else io.out(`${indent}no installed driver matches; \`npm install @vfio/vfio-pci\` brings the generic one\n`);
+}
+
+function printCandidates(
+  { candidates, winner }: AliasExplanation,
+  io: Io,
+  indent: string,
+  owner: readonly ['DRIVER', 'PACKAGE'] | readonly ['MODULE'] = ['DRIVER', 'PACKAGE'],
+): void {
   const fieldNames =
     candidates.find((candidate) => candidate.fields.length > 0)?.fields.map((field) => field.tag) ?? [];
   printTable(
     io,
-    ['', 'DRIVER', 'PACKAGE', ...fieldNames.map((name) => name.toUpperCase()), 'WILDCARDS', 'WHY'],
+    ['', ...owner, ...fieldNames.map((name) => name.toUpperCase()), 'WILDCARDS', 'WHY'],
     candidates.map((candidate) => [
       mark(candidate, io),
       candidate.driver,
-      candidate.package ?? '-',
+      ...(owner.length === 1 ? [] : [candidate.package ?? '-']),
       ...fieldNames.map((_, index) => fieldCell(candidate, index, io)),
       String(candidate.wildcards),
       candidate.why,

@@ -34,6 +34,7 @@ export interface RunOptions {
   readonly env?: Io['env'];
   readonly color?: boolean;
   readonly signal?: AbortSignal;
+  readonly machine?: Io['machine'];
 }
 
 /** Runs one command line in this process: what it wrote and would exit with. */
@@ -50,6 +51,7 @@ export async function vfio(args: readonly string[], options: RunOptions = {}): P
     color: options.color ?? false,
     env: { VFIO_CACHE: join(folder, 'cache'), VFIO_PCI_IDS: join(folder, 'none'), ...options.env },
     cwd: options.cwd ?? PROJECT,
+    machine: options.machine,
     signal: options.signal ?? new AbortController().signal,
   });
   return { code, out, err };
