@@ -1,5 +1,5 @@
 import { callbackTrigger, corePciOps, deviceOf, PciBus } from '@vfio/core';
-import { Edu, EmulatedPciHost } from '@vfio/emulated';
+import { Edu, type EmulatedFunction, EmulatedPciHost } from '@vfio/emulated';
 import { VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_PCI_ERR_IRQ_INDEX } from '@vfio/uapi';
 import { describe, expect, test } from 'vitest';
 import { type VfioPciOptions, vfioPciDriver, vfioPciOps } from '../src/index.js';
@@ -24,7 +24,7 @@ async function withVfs(options: VfioPciOptions = {}) {
     address: '0000:01:00.0',
     model: (ctx) => {
       ctx.identity({ vendor: 0x8086, device: 0x10c9, class: 0x020000 });
-      ctx.express();
+      ctx.express({ flr: true });
       ctx.sriov({ totalVfs: 2, device: 0x10ca, model: () => ({}) });
       return {};
     },
@@ -82,6 +82,18 @@ describe('the generic driver', () => {
     expect(bus.functions().filter((fn) => fn.physfn === pf)).toHaveLength(2);
     await bus.unbind(pf);
     expect(bus.functions().filter((fn) => fn.physfn === pf)).toEqual([]);
+  });
+
+  test('VFs outlive the user of their PF, and its resets', async () => {
+    const { bus, pf } = await withVfs({ enableSriov: true });
+    const device = await deviceOf(bus, pf).open();
+    await bus.sriovConfigure(pf, 2);
+    await bus.settled();
+    const [vf] = bus.functions().filter((fn) => fn.physfn === pf) as EmulatedFunction[];
+    await device.reset();
+    expect(vf?.config.present).toBe(true);
+    await device.close();
+    expect(vf?.config.present).toBe(true);
   });
 
   test('a PF keeps out of its VFs’ way: enabled VFs stay when enableSriov is taken back, and 0 needs it', async () => {

@@ -13,7 +13,7 @@ import {
   PCI_STD_NUM_BARS,
   VFIO_PCI_ROM_REGION_INDEX,
 } from '@vfio/uapi';
-import { restoreConfigState, saveConfigState } from './config/saved-state.js';
+import { restoreConfigState, type SavedState, saveConfigState } from './config/saved-state.js';
 import { VirtualConfigSpace } from './config/virtual-config.js';
 import { DeviceConfigHost } from './config-host.js';
 import type { VfioPciCoreDevice } from './core-device.js';
@@ -189,6 +189,8 @@ export async function vfioPciCoreDisable(dev: VfioPciCoreDevice): Promise<void> 
   releaseRegions(dev, dev.lastingRegions);
   raw.attachDma(undefined);
   dev.needsReset = true;
+  // Virtual functions outlive the user, as those that the function had before it outlive the reset.
+  const { sriov } = saveConfigState(config);
   // Quiet before the reset: no decoding, no line interrupt.
   config.write(PCI_COMMAND, 2, PCI_COMMAND_INTX_DISABLE);
   forget(dev);
@@ -198,7 +200,7 @@ export async function vfioPciCoreDisable(dev: VfioPciCoreDevice): Promise<void> 
       dev.needsReset = false;
     });
   }
-  restoreFound(dev);
+  restoreFound(dev, sriov);
   await quietly('reset of the slot or bus at close', () => tryResetSet(dev));
   await quietly('power down at close', () => pmPut(dev));
 }
@@ -217,10 +219,14 @@ function forget(dev: VfioPciCoreDevice): void {
   dev.irqs.dynamicMsix = false;
 }
 
-/** Config space as it was found, but decoding off: the function cannot be reached while it waits for its next owner. */
-function restoreFound(dev: VfioPciCoreDevice): void {
+/**
+ * Config space as it was found, with the virtual functions that there are now, but decoding off: the function cannot be
+ * reached while it waits for its next owner.
+ */
+function restoreFound(dev: VfioPciCoreDevice, sriov: SavedState['sriov'] | undefined = undefined): void {
   const { config } = dev.raw;
-  if (dev.savedState !== undefined) restoreConfigState(config, dev.savedState, false);
+  if (dev.savedState !== undefined)
+    restoreConfigState(config, { ...dev.savedState, sriov: sriov ?? dev.savedState.sriov }, false);
   dev.savedState = undefined;
   config.write(
     PCI_COMMAND,

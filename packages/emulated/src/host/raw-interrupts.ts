@@ -247,6 +247,8 @@ export class HostInterrupts implements RawInterrupts {
   }
 
   #writeEntry(vector: number, register: number, value: number): void {
+    // Gone: there is no table any more, nor anything that says where it was.
+    if (!this.#fn.config.present) return;
     const location = this.#fn.config.read(this.#fn.interrupts.msixOffset + PCI_MSIX_TABLE, 4);
     const space = this.#fn.open(location & 7);
     space.write((location & ~7) + vector * PCI_MSIX_ENTRY_SIZE + register, 4, value | 0);

@@ -63,6 +63,8 @@ interface SavedRegister {
 export interface SavedState {
   /** Written back in this order. */
   readonly registers: readonly SavedRegister[];
+  /** SR-IOV. Written back last: when virtual functions appear, the physical one answers. */
+  readonly sriov: readonly SavedRegister[];
   /** MSI and MSI-X; written back only where the capability is in use. */
   readonly interrupts: readonly SavedRegister[];
 }
@@ -120,14 +122,16 @@ function collectErrorReporting(config: RawConfigSpace, into: Collector): void {
   }
 }
 
-/** Enabling last: until then the VFs have no place. */
-function collectSriov(config: RawConfigSpace, into: Collector): void {
+function collectSriov(config: RawConfigSpace): SavedRegister[] {
+  const into = new Collector(config);
   const sriov = findPciExtCap(config, PCI_EXT_CAP_ID_SRIOV);
-  if (sriov === 0) return;
+  if (sriov === 0) return [];
+  // Enabling last: until then the VFs have no place.
   for (let bar = 0; bar < 6; bar++) into.extended(sriov + PCI_SRIOV_BAR + 4 * bar, 4);
   into.extended(sriov + PCI_SRIOV_SYS_PGSIZE, 4);
   into.extended(sriov + PCI_SRIOV_NUM_VF, 2);
   into.extended(sriov + PCI_SRIOV_CTRL, 2);
+  return into.list;
 }
 
 function collectInterrupts(config: RawConfigSpace): SavedRegister[] {
@@ -168,8 +172,7 @@ export function saveConfigState(config: RawConfigSpace): SavedState {
   into.standard(PCI_COMMAND, 2);
   const pcix = findPciCap(config, PCI_CAP_ID_PCIX);
   if (pcix !== 0) into.standard(pcix + PCI_X_CMD, 2);
-  collectSriov(config, into);
-  return { registers: into.list, interrupts: collectInterrupts(config) };
+  return { registers: into.list, sriov: collectSriov(config), interrupts: collectInterrupts(config) };
 }
 
 function writeBack(config: RawConfigSpace, registers: readonly SavedRegister[]): void {
@@ -184,5 +187,6 @@ function writeBack(config: RawConfigSpace, registers: readonly SavedRegister[]):
  */
 export function restoreConfigState(config: RawConfigSpace, state: SavedState, withInterrupts: boolean): void {
   writeBack(config, state.registers);
+  writeBack(config, state.sriov);
   if (withInterrupts) writeBack(config, state.interrupts);
 }
