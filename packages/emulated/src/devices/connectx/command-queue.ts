@@ -34,8 +34,8 @@ const MAILBOX = {
   ALIGNMENT: 512,
 } as const;
 
-/** More than any command has: MANAGE_PAGES with as many pages as its counter of one command can name. */
-const MAX_MESSAGE = 0x100000;
+/** More than any command has: CREATE_MKEY with the pages of 4 GiB, which is as much as a SAVE or LOAD can name. */
+const MAX_MESSAGE = 0x1000000;
 
 /** Which signatures are looked at; see the capability `cmdif_checksum`. */
 export const CHECKSUM = { NONE: 0, INITIAL: 1, ALL: 3 } as const;

@@ -20,6 +20,18 @@ export interface CommandRecord {
   readonly reason: string | undefined;
 }
 
+/** What goes wrong with a command, to see what a driver makes of it. */
+export type CommandFault =
+  /** It is refused, and so not carried out. */
+  | { readonly status: number; readonly syndrome?: number }
+  /** It does not reach the firmware. */
+  | { readonly delivery: number }
+  /** It is carried out, and its output is made another. */
+  | { readonly output: (output: Uint8Array) => void }
+  /** It never ends: it is not carried out, or is and its answer is lost. */
+  | 'stalls'
+  | 'is not answered';
+
 export interface FirmwareOptions {
   readonly version: FirmwareVersion;
   /** PSID of the board, at most 16 characters. */
@@ -33,6 +45,8 @@ export interface FirmwareOptions {
 /** The common first bytes of every output. */
 const OUTPUT = { STATUS: 0, SYNDROME: 4, MINIMUM: 8 } as const;
 
+const NEVER = new Promise<never>(() => {});
+
 /** The firmware of a device: carries out what comes through the functions' command queues. */
 export class Firmware {
   readonly version: FirmwareVersion;
@@ -42,10 +56,11 @@ export class Firmware {
   hostEndianness = 0;
   readonly #onCommand: ((record: CommandRecord) => void) | undefined;
   readonly #records = new Map<number, FunctionRecord>();
-  /** Answers that a test has put in place of the next ones, by opcode. */
-  readonly #injected = new Map<number, { readonly status: number; readonly syndrome: number }[]>();
-  /** Commands that never end, by opcode: how often. */
-  readonly #stalled = new Map<number, number>();
+  /** What goes wrong with the next commands, by opcode. */
+  readonly #faults = new Map<number, CommandFault[]>();
+  #isDead = false;
+  /** Asked of every command: what goes wrong with it. */
+  misbehave: ((functionId: number, opcode: number) => CommandFault | undefined) | undefined;
 
   constructor(options: FirmwareOptions) {
     this.version = options.version;
@@ -94,18 +109,35 @@ export class Firmware {
       record.forget();
     }
     this.hostEndianness = 0;
+    this.#isDead = false;
+  }
+
+  /** Something goes wrong with the next command of this kind; said twice, with the one after it too. */
+  fault(opcode: number, fault: CommandFault): void {
+    const waiting = this.#faults.get(opcode) ?? [];
+    waiting.push(fault);
+    this.#faults.set(opcode, waiting);
   }
 
   /** The next command of this kind ends with a status, without having been carried out. */
-  inject(opcode: number, status: number, syndrome: number = SYNDROME.INJECTED): void {
-    const waiting = this.#injected.get(opcode) ?? [];
-    waiting.push({ status, syndrome });
-    this.#injected.set(opcode, waiting);
+  inject(opcode: number, status: number): void {
+    this.fault(opcode, { status });
   }
 
   /** The next command of this kind never ends. */
   stall(opcode: number): void {
-    this.#stalled.set(opcode, (this.#stalled.get(opcode) ?? 0) + 1);
+    this.fault(opcode, 'stalls');
+  }
+
+  /**
+   * The firmware has met an error that it does not survive: no command ends any more, until the physical function is
+   * reset. Its health says so, and an event where `isTold`.
+   */
+  die(syndrome: number, isTold: boolean): void {
+    const owner = this.#records.get(0)?.live;
+    owner?.segment.reportHealth(syndrome, 0, true);
+    if (isTold) void owner?.post(EVENT.INTERNAL_ERROR, 0, () => {});
+    this.#isDead = true;
   }
 
   /** Tells software, where it has said that it wants to know, how many pages a function needs or can give back. */
@@ -125,11 +157,9 @@ export class Firmware {
   async execute(fn: HcaFunction, input: Uint8Array, output: Uint8Array, _slot: number): Promise<number> {
     const view = new DataView(input.buffer, input.byteOffset, input.byteLength);
     const opcode = view.getUint16(0);
-    const stalled = this.#stalled.get(opcode) ?? 0;
-    if (stalled > 0) {
-      this.#stalled.set(opcode, stalled - 1);
-      await new Promise<never>(() => {});
-    }
+    const fault = this.misbehave?.(fn.id, opcode) ?? this.#faults.get(opcode)?.shift();
+    if (this.#isDead || fault === 'stalls') await NEVER;
+    if (typeof fault === 'object' && 'delivery' in fault) return fault.delivery;
     const known = COMMANDS.get(opcode);
     const out = new DataView(output.buffer, output.byteOffset, output.byteLength);
     let failure: CommandError | undefined;
@@ -137,8 +167,8 @@ export class Firmware {
       if (known === undefined)
         throw new CommandError(STATUS.BAD_OP, SYNDROME.UNKNOWN_OPCODE, `opcode ${hex(opcode)} is not known`);
       this.#check(fn, known, input, output);
-      const injected = this.#injected.get(opcode)?.shift();
-      if (injected !== undefined) throw new CommandError(injected.status, injected.syndrome, 'injected');
+      if (typeof fault === 'object' && 'status' in fault)
+        throw new CommandError(fault.status, fault.syndrome ?? SYNDROME.INJECTED, 'injected');
       await known.run(new Call(fn, known, input, output));
     } catch (error) {
       if (!(error instanceof CommandError)) throw error;
@@ -156,6 +186,8 @@ export class Firmware {
       syndrome: failure?.syndrome ?? 0,
       reason: failure?.message,
     });
+    if (typeof fault === 'object' && 'output' in fault) fault.output(output);
+    if (fault === 'is not answered') await NEVER;
     return DELIVERY.OK;
   }
 

@@ -1,3 +1,3 @@
 export { CONNECTX_DEVICE, CONNECTX_VF_DEVICE, ConnectX, type ConnectXOptions, ConnectXVf } from './connectx.js';
 export { ENGINE as CONNECTX_ENGINE } from './engine.js';
-export type { CommandRecord } from './firmware.js';
+export type { CommandFault, CommandRecord } from './firmware.js';
