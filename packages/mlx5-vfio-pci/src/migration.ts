@@ -1,4 +1,4 @@
-import type { MigrationData, VfioMigrationOps, VfioPciCoreDevice } from '@vfio/core';
+import { isVfioError, type MigrationData, type VfioMigrationOps, type VfioPciCoreDevice } from '@vfio/core';
 import {
   VFIO_DEVICE_STATE_ERROR,
   VFIO_DEVICE_STATE_PRE_COPY,
@@ -19,7 +19,7 @@ import {
   suspendResponder,
   type Vhca,
 } from './cmd.js';
-import { wasRefused } from './hca/errors.js';
+import { wasLost } from './hca/errors.js';
 import { ResumeSession } from './resume-session.js';
 import { SaveSession, type SaveSessionOptions } from './save-session.js';
 
@@ -108,9 +108,13 @@ export class Mlx5Migration {
       this.#state = next;
       return data;
     } catch (error) {
-      // Refused: nothing has happened. Otherwise nobody can say where the function stands.
-      if (!wasRefused(error) && !(error instanceof StillThere)) this.#fail();
-      throw error instanceof StillThere ? error.reason : error;
+      if (error instanceof HalfDone) {
+        if (!error.isStillThere) this.#fail();
+        throw error.reason;
+      }
+      // What was refused has not happened. What was not answered has, or not: nobody can say where the function stands.
+      if (!isVfioError(error) || wasLost(error)) this.#fail();
+      throw error;
     }
   }
 
@@ -155,10 +159,11 @@ export class Mlx5Migration {
       await this.#saving?.finish();
     } catch (error) {
       // Back to where it was, where the firmware lets it: its user decides again.
-      await resumeResponder(vhca).catch((second: unknown) => {
-        throw wasRefused(second) ? error : second;
-      });
-      throw new StillThere(error);
+      const isBack = await resumeResponder(vhca).then(
+        () => true,
+        () => false,
+      );
+      throw new HalfDone(error, isBack);
     }
   }
 
@@ -169,7 +174,7 @@ export class Mlx5Migration {
     this.#dropSessions();
     await saving?.released;
     // The function runs on as it did; that its stream was broken is said once.
-    if (hadError !== undefined) throw new StillThere(hadError);
+    if (hadError !== undefined) throw new HalfDone(hadError, true);
   }
 
   async #endSave(): Promise<void> {
@@ -188,6 +193,9 @@ export class Mlx5Migration {
     const resuming = this.#resuming;
     try {
       await resuming?.finish();
+    } catch (error) {
+      // Some of it was loaded: that is no state to run from.
+      throw new HalfDone(error, false);
     } finally {
       this.#dropSessions();
       await resuming?.released;
@@ -221,13 +229,16 @@ export class Mlx5Migration {
   }
 }
 
-/** An arc failed, and the function is where it was before. */
-class StillThere extends Error {
+/** An arc failed on its way. */
+class HalfDone extends Error {
   readonly reason: unknown;
+  /** The function is where the arc began, and otherwise nobody can say where. */
+  readonly isStillThere: boolean;
 
-  constructor(reason: unknown) {
-    super('the function is where it was');
+  constructor(reason: unknown, isStillThere: boolean) {
+    super('an arc was not carried out to its end');
     this.reason = reason;
+    this.isStillThere = isStillThere;
   }
 }
 

@@ -52,6 +52,8 @@ export class SaveSession implements MigrationData {
   #error: unknown;
   /** The SAVE that is under way, and what is done when it has ended. Never rejects. */
   #inflight: Promise<void> | undefined;
+  /** Questions for the precopy info: one is answered after the other, as each may begin a SAVE. Never rejects. */
+  #asking: Promise<void> | undefined;
   /** Position in the first segment. */
   #offset = 0;
   /** Bytes that were put into the stream, and that were read from it. */
@@ -97,9 +99,12 @@ export class SaveSession implements MigrationData {
     return session;
   }
 
-  /** Settles when no SAVE is under way: the firmware refuses to stop a function that is being saved. */
+  /** Settles when no SAVE is under way, nor may begin: the firmware refuses to stop a function that is being saved. */
   async idle(): Promise<void> {
-    while (this.#inflight !== undefined) await this.#inflight;
+    while (this.#asking !== undefined || this.#inflight !== undefined) {
+      await this.#asking;
+      await this.#inflight;
+    }
   }
 
   /** Settles when the buffers have been given back, after {@link SaveSession.close}. */
@@ -166,10 +171,19 @@ export class SaveSession implements MigrationData {
    * How much there is to read, and the way to get more: where all was read and the function has changed, asking lets the
    * firmware save the changes.
    */
-  async precopyInfo(): Promise<PrecopyInfo> {
-    await this.idle();
-    if (this.#phase === 'error')
-      throw errnoError('ENODEV', 'saving the state has failed', { op: 'MIG_GET_PRECOPY_INFO', cause: this.#error });
+  precopyInfo(): Promise<PrecopyInfo> {
+    const answer = (this.#asking ?? Promise.resolve()).then(() => this.#answer());
+    const ended = (): void => {
+      if (this.#asking === asking) this.#asking = undefined;
+    };
+    const asking = answer.then(ended, ended);
+    this.#asking = asking;
+    return answer;
+  }
+
+  async #answer(): Promise<PrecopyInfo> {
+    while (this.#inflight !== undefined) await this.#inflight;
+    if (this.#phase === 'error') throw this.#ended();
     const unread = this.#produced - this.#consumed;
     const initial = Math.max(0, this.#initialBytes - this.#consumed);
     const info = (initialBytes: number, dirtyBytes: number, flags = 0): PrecopyInfo => ({
@@ -180,6 +194,7 @@ export class SaveSession implements MigrationData {
     // Quiet for its peers the function may still be read, but nothing new is saved.
     if (this.#phase !== 'pre-copy' || !this.#options.isPreCopy()) return info(initial, unread - initial);
     const query = await queryState(this.#vhca, { incremental: true, chunk: false });
+    if (this.#closed) throw this.#ended();
     if (query.required === 0) return info(initial, unread - initial);
     const comes = query.required + HEADER_BYTES;
     const startsAnew = query.migrationState === STATE_INIT && this.#options.hearsReinit();
@@ -242,16 +257,20 @@ export class SaveSession implements MigrationData {
 
   /** Gets a buffer and lets the firmware save into it. What goes wrong before the SAVE is thrown. */
   async #start(options: SaveOptions): Promise<void> {
-    if (options.size > MAX_SAVE_SIZE)
-      throw errnoError('ENOMEM', `an image of ${options.size} bytes: one SAVE carries ${MAX_SAVE_SIZE} at most`, {
-        op: 'SAVE',
-      });
-    const buffer = await this.#buffers.get(Math.max(options.size, 1));
+    const buffer = await this.#buffer(options.size);
     this.#track(this.#save(options, buffer));
   }
 
   #run(options: SaveOptions): void {
-    this.#track(this.#buffers.get(options.size).then((buffer) => this.#save(options, buffer)));
+    this.#track(this.#buffer(options.size).then((buffer) => this.#save(options, buffer)));
+  }
+
+  async #buffer(size: number): Promise<KeyedBuffer> {
+    if (size > MAX_SAVE_SIZE)
+      throw errnoError('ENOMEM', `an image of ${size} bytes: one SAVE carries ${MAX_SAVE_SIZE} at most`, {
+        op: 'SAVE',
+      });
+    return this.#buffers.get(size);
   }
 
   #track(work: Promise<SaveOptions | undefined>): void {
@@ -276,6 +295,8 @@ export class SaveSession implements MigrationData {
       throw errnoError('EIO', `the firmware says it saved ${imageBytes} bytes into ${buffer.buffer.bytes.length}`, {
         op: 'SAVE',
       });
+    if (imageBytes === 0 && nextBytes !== 0)
+      throw errnoError('EIO', `the firmware says it saved nothing, and that ${nextBytes} bytes follow`, { op: 'SAVE' });
     const isFinal = !options.track;
     this.#push(encodeHeader(imageBytes, TAG.FW_DATA), true);
     this.#push(buffer.buffer.bytes.subarray(0, imageBytes), false, buffer, isFinal);
@@ -303,6 +324,10 @@ export class SaveSession implements MigrationData {
       this.#phase = 'error';
       this.#error = error;
     }
+  }
+
+  #ended(): Error {
+    return errnoError('ENODEV', 'saving the state has failed', { op: 'MIG_GET_PRECOPY_INFO', cause: this.#error });
   }
 
   #failure(op: string): Error {

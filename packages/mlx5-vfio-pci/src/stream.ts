@@ -150,6 +150,7 @@ export class StreamReader {
         this.#payload = await this.#sink.begin(size);
         break;
       case TAG.BEGIN:
+        if (this.#sum.records > 0) throw invalid('the record that begins it is not the first');
         if (size !== BEGIN_BYTES)
           throw invalid(`the record that begins the stream has ${size} bytes, not ${BEGIN_BYTES}`);
         this.#payload = new Uint8Array(size);
@@ -169,8 +170,9 @@ export class StreamReader {
           });
         this.#payload = new Uint8Array(0);
     }
-    // The record that ends the stream is not part of what it sums.
+    // The record that ends the stream is not part of what it sums: all of it is looked at.
     if (tag !== TAG.END) this.#sum.add(this.#header);
+    else if (!record.isOptional) throw invalid('the record that ends it is not marked as optional');
     this.#filled = 0;
     this.#record = record;
     if (size === 0) await this.#complete(record);
@@ -201,7 +203,9 @@ export class StreamReader {
   }
 
   #checkBegin(): void {
-    const version = new DataView(this.#payload.buffer).getUint32(0, true);
+    const view = new DataView(this.#payload.buffer);
+    const version = view.getUint32(0, true);
+    if (view.getUint32(4, true) !== 0) throw invalid('a field that must be 0 is not');
     if (version !== VERSION) throw invalid(`its version is ${version}, ${VERSION} is known`);
     this.#endsOrderly = true;
   }

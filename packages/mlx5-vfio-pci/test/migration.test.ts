@@ -384,8 +384,11 @@ describe('the physical function', () => {
     await expect(Promise.resolve().then(() => saving.read(new Uint8Array(8)))).rejects.toMatchObject({
       errno: 'ENODEV',
     });
+    // As in the kernel: it goes when the last user of its virtual functions does.
+    await vf.device.close();
     await gone;
     expect([connectx.hca.memoryKeys.size, connectx.hca.pages.count]).toEqual([0, 0]);
+    expect(connectx.virtualFunctions.size).toBe(0);
   });
 
   test('has one owner', async () => {

@@ -1,3 +1,4 @@
+import { hex } from '@vfio/uapi';
 import type { DmaBuffer, DmaPool } from './dma-pool.js';
 import { lost, refused, undelivered } from './errors.js';
 import { REG, type Registers } from './registers.js';
@@ -18,8 +19,8 @@ const NEVER = new Promise<void>(() => {});
 const GONE = 0xffffffff;
 
 export interface CommandQueueOptions {
-  /** Milliseconds after which a command counts as lost. */
-  readonly timeoutMs: number;
+  /** Milliseconds after which a command counts as lost, by its name. */
+  timeoutMs(command: string): number;
 }
 
 /** One command that is under way. */
@@ -37,15 +38,19 @@ export class CommandQueue {
   readonly #registers: Registers;
   readonly #pool: DmaPool;
   readonly #device: string;
-  readonly #timeoutMs: number;
+  readonly #timeoutMs: (command: string) => number;
   readonly #page: DmaBuffer;
   readonly #slots: number;
   readonly #stride: number;
   readonly #busy = new Set<number>();
   readonly #waiting: (() => void)[] = [];
   readonly #pending = new Map<number, Pending>();
+  /** Mailboxes of commands that nobody waits for any more, by slot: the hardware's until it gives the entry back. */
+  readonly #abandoned = new Map<number, readonly DmaBuffer[]>();
   /** Software is told by events when a command has ended. */
   usesEvents = false;
+  /** Told once, when the function is not talked to any more. */
+  onBroken: (() => void) | undefined;
   #token = 0;
   /** Why the function is not talked to any more. */
   #broken: Error | undefined;
@@ -55,7 +60,7 @@ export class CommandQueue {
     this.#registers = registers;
     this.#pool = pool;
     this.#device = device;
-    this.#timeoutMs = options.timeoutMs;
+    this.#timeoutMs = (command) => options.timeoutMs(command);
     const shape = registers.read(REG.CMDQ_ADDRESS_LOW);
     this.#slots = 1 << ((shape >>> 4) & 0xf);
     this.#stride = 1 << (shape & 0xf);
@@ -78,14 +83,17 @@ export class CommandQueue {
 
   /** Nothing is sent any more; what waits ends now. */
   fail(error: Error): void {
-    this.#broken ??= error;
+    if (this.#broken !== undefined) return;
+    this.#broken = error;
     for (const { finish } of this.#pending.values()) finish();
     for (const wake of this.#waiting.splice(0)) wake();
+    this.onBroken?.();
   }
 
   /** The event of commands: a bit for each entry that has ended. */
   completed(slots: number): void {
     for (const [slot, { finish }] of this.#pending) if ((slots & (1 << slot)) !== 0) finish();
+    this.#reclaim();
   }
 
   /**
@@ -117,12 +125,24 @@ export class CommandQueue {
       return output;
     } finally {
       this.#pending.delete(slot);
-      // What the hardware still owns is never used again: it may write there at any time.
-      if (isOurs) {
-        for (const { iova } of mailboxes) this.#pool.freePage(iova);
-        this.#busy.delete(slot);
-        for (const wake of this.#waiting.splice(0)) wake();
-      }
+      // What the hardware still owns is not used again before it gives it back: it may write there at any time.
+      if (isOurs) this.#free(slot, mailboxes);
+      else this.#abandoned.set(slot, mailboxes);
+    }
+  }
+
+  #free(slot: number, mailboxes: readonly DmaBuffer[]): void {
+    for (const { iova } of mailboxes) this.#pool.freePage(iova);
+    this.#busy.delete(slot);
+    for (const wake of this.#waiting.splice(0)) wake();
+  }
+
+  /** Takes what was answered too late. */
+  #reclaim(): void {
+    for (const [slot, mailboxes] of this.#abandoned) {
+      if (isOwned(this.#entry(slot))) continue;
+      this.#abandoned.delete(slot);
+      this.#free(slot, mailboxes);
     }
   }
 
@@ -130,6 +150,7 @@ export class CommandQueue {
     const last = this.#slots - 1;
     for (;;) {
       if (this.#broken !== undefined) throw lost(name, 'ENOLINK', this.#broken.message, this.#device);
+      this.#reclaim();
       for (let slot = isPages ? last : 0; slot < (isPages ? this.#slots : last); slot++) {
         if (this.#busy.has(slot)) continue;
         this.#busy.add(slot);
@@ -203,12 +224,12 @@ export class CommandQueue {
 
   /** Waits until the entry is ours again: told by an event, or looked at. */
   async #wait(name: string, entry: DataView, pending: Pending): Promise<void> {
-    const isDone = (): boolean => (entry.getUint8(0x3f) & 1) === 0;
-    const end = Date.now() + this.#timeoutMs;
-    for (let polls = 0; !isDone(); polls++) {
+    const timeoutMs = this.#timeoutMs(name);
+    const end = Date.now() + timeoutMs;
+    for (let polls = 0; isOwned(entry); polls++) {
       if (this.#broken !== undefined) throw lost(name, 'ENOLINK', this.#broken.message, this.#device);
       const left = end - Date.now();
-      if (left <= 0) throw this.#timedOut(name);
+      if (left <= 0) throw this.#timedOut(name, timeoutMs);
       // With events too the entry is looked at now and then: an event can be lost, or come too early.
       const waitsForEvent = this.usesEvents && !pending.hasFired;
       const pause = waitsForEvent ? EVENT_LOOK_MS : polls < FIRST_POLLS ? 0 : POLL_MS;
@@ -216,11 +237,19 @@ export class CommandQueue {
     }
   }
 
-  #timedOut(name: string): Error {
-    const isGone = this.#registers.read(REG.CMDIF_REV) === GONE;
-    const what = isGone ? 'the function is gone' : `no answer within ${this.#timeoutMs} ms`;
-    const error = lost(name, isGone ? 'ENOLINK' : 'ETIMEDOUT', what, this.#device);
-    if (isGone) this.fail(error);
+  #timedOut(name: string, timeoutMs: number): Error {
+    if (this.#registers.read(REG.CMDIF_REV) === GONE) return this.#isOver(name, 'ENOLINK', 'the function is gone');
+    // Only a syndrome that asks for a reset (rfr) is the end of the firmware.
+    const syndrome = (this.#registers.read(REG.HEALTH_SYNDROME) >>> 16) & 0xff;
+    if (syndrome !== 0 && this.#registers.read(REG.HEALTH_SEVERITY) >>> 31 !== 0)
+      return this.#isOver(name, 'EIO', `the firmware has stopped with an error, syndrome ${hex(syndrome)}`);
+    return lost(name, 'ETIMEDOUT', `no answer within ${timeoutMs} ms`, this.#device);
+  }
+
+  /** Nothing more is to be had of this function: nobody waits as long again. */
+  #isOver(name: string, errno: 'ENOLINK' | 'EIO', what: string): Error {
+    const error = lost(name, errno, what, this.#device);
+    this.fail(error);
     return error;
   }
 
@@ -233,6 +262,11 @@ export class CommandQueue {
     }
     return new DataView(output.buffer, 0, Math.max(INLINE, length));
   }
+}
+
+/** Whether an entry is the hardware's. */
+function isOwned(entry: DataView): boolean {
+  return (entry.getUint8(0x3f) & 1) !== 0;
 }
 
 /** The value that makes the bytes' XOR 0xff. */

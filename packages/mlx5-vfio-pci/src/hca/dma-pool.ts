@@ -1,4 +1,5 @@
 import type { SharedMemory, VfioDevice } from '@vfio/core';
+import { errnoError } from '@vfio/uapi';
 
 /** The adapter's page, whatever the host's is. */
 export const PAGE = 4096;
@@ -97,8 +98,17 @@ export class DmaPool {
     return arena;
   }
 
+  /** @throws ENOMEM, where there is not so much: how much is needed is what a firmware or a stream says */
   #map(length: number): { iova: number; memory: SharedMemory } {
-    const memory = this.#allocate(length);
+    let memory: SharedMemory;
+    try {
+      memory = this.#allocate(length);
+    } catch (error) {
+      throw errnoError('ENOMEM', `${length} bytes for the device's DMA are not to be had`, {
+        op: 'dmaMap',
+        cause: error,
+      });
+    }
     const iova = this.#next;
     this.#device.dmaMap({ iova: BigInt(iova), size: BigInt(length), readable: true, writable: true, memory });
     this.#next += length;

@@ -62,6 +62,8 @@ export function mlx5CoreDriver(options: Mlx5CoreOptions = {}): PciDriver {
     async remove(fn, bus) {
       const state = bus.getDrvdata<State>(fn);
       if (state === undefined) return;
+      // As the kernel's: virtual functions go first, and those in use when their user lets go.
+      await bus.disableSriov(fn);
       await state.hca.shutdown();
       await letGo(state);
       owners.delete(fn);
@@ -70,10 +72,9 @@ export function mlx5CoreDriver(options: Mlx5CoreOptions = {}): PciDriver {
     async sriovConfigure(fn, count, bus) {
       const state = bus.getDrvdata<State>(fn);
       if (state === undefined) throw errnoError('ENODEV', 'the function was not booted', { op: 'sriovConfigure' });
-      const before = bus.functions().filter((vf) => vf.physfn === fn).length;
       if (count === 0) {
         await bus.disableSriov(fn);
-        for (let id = 1; id <= before; id++) await state.hca.disableFunction(id);
+        await state.hca.disableFunctions();
         return 0;
       }
       const enabled: number[] = [];

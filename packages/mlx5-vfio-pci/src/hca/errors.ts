@@ -77,10 +77,10 @@ export function lost(
   return new VfioError(code, `${command}: ${message}`, { errno, op: command, device, details: { lost: true } });
 }
 
-/** Whether the firmware said no, and so did nothing. Otherwise nobody knows what it did. */
-export function wasRefused(error: unknown): boolean {
+/** Whether nobody knows what a command did: it was not answered. What was refused did nothing. */
+export function wasLost(error: unknown): boolean {
   const { details } = error as { readonly details?: Readonly<Record<string, unknown>> };
-  return typeof details?.['status'] === 'number' || typeof details?.['delivery'] === 'number';
+  return details?.['lost'] === true;
 }
 
 /** Whether the firmware refused with this status. */

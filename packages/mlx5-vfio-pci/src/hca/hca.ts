@@ -43,8 +43,8 @@ const VECTOR = { ASYNC: 0, COMPLETION: 1, COUNT: 2 } as const;
 const INITIALIZING_POLL_MS = 10;
 
 export interface HcaOptions {
-  /** Milliseconds for a command. @default 60000, as mlx5_core */
-  readonly commandTimeoutMs?: number;
+  /** Milliseconds for a command, or for each by its name. @default 60000, as mlx5_core */
+  readonly commandTimeoutMs?: number | ((command: string) => number);
   /** Milliseconds for the firmware to become ready. @default 120000 */
   readonly initTimeoutMs?: number;
   /** Memory that the function's DMA may reach. @default plain memory, for functions that are emulated in this process */
@@ -73,6 +73,8 @@ export class Hca {
   readonly #warn: (message: string) => void;
   readonly #eventQueues: EventQueue[] = [];
   readonly #completions = new Map<number, () => void>();
+  /** Virtual functions that were brought to life. */
+  readonly #enabled = new Set<number>();
   /** Called once when the function is not to be talked to any more. */
   readonly #goneWatchers = new Set<() => void>();
   #isGone = false;
@@ -90,6 +92,7 @@ export class Hca {
     this.#queue = boot.queue;
     this.#lent = boot.lent;
     this.#warn = boot.warn;
+    this.#queue.onBroken = () => this.#setGone();
   }
 
   /**
@@ -158,6 +161,7 @@ export class Hca {
   /** Brings a virtual function to life, with the pages that it asks for. */
   async enableFunction(functionId: number): Promise<void> {
     await this.execute('ENABLE_HCA', new CommandInput(CMD.ENABLE_HCA).u32(8, functionId));
+    this.#enabled.add(functionId);
     for (const phase of [PHASE.BOOT, PHASE.INIT])
       await lendPages(this.#queue, this.pool, this.#lent, functionId, phase);
   }
@@ -165,7 +169,12 @@ export class Hca {
   /** Cuts a virtual function off and takes its pages back. */
   async disableFunction(functionId: number): Promise<void> {
     await this.execute('DISABLE_HCA', new CommandInput(CMD.DISABLE_HCA).u32(8, functionId));
+    this.#enabled.delete(functionId);
     await takePages(this.#queue, this.pool, this.#lent, functionId);
+  }
+
+  async disableFunctions(): Promise<void> {
+    for (const functionId of this.#enabled) await this.disableFunction(functionId);
   }
 
   /** Number of the event queue for completions. */
@@ -197,6 +206,7 @@ export class Hca {
     await this.#pageWork;
     this.#queue.usesEvents = false;
     try {
+      await this.disableFunctions();
       for (const queue of this.#eventQueues.reverse())
         await this.execute('DESTROY_EQ', new CommandInput(CMD.DESTROY_EQ).u32(8, queue.number));
       await this.execute('DEALLOC_UAR', new CommandInput(CMD.DEALLOC_UAR).u32(8, this.uar));
@@ -259,7 +269,6 @@ export class Hca {
     else if (type === EVENT.INTERNAL_ERROR) {
       this.#warn('the firmware reports an internal error');
       this.#queue.fail(lost('firmware', 'EIO', 'the firmware reports an internal error', this.address));
-      this.#setGone();
     }
   }
 
@@ -327,7 +336,9 @@ class Boot {
     await ready(registers, address, options.initTimeoutMs ?? 120_000);
     const pool = new DmaPool(device, options.allocate ?? plainMemory);
     try {
-      const queue = new CommandQueue(registers, pool, address, { timeoutMs: options.commandTimeoutMs ?? 60_000 });
+      const { commandTimeoutMs = 60_000 } = options;
+      const timeoutMs = typeof commandTimeoutMs === 'function' ? commandTimeoutMs : () => commandTimeoutMs;
+      const queue = new CommandQueue(registers, pool, address, { timeoutMs });
       await queue.start();
       await ready(registers, address, options.initTimeoutMs ?? 120_000);
       return new Boot(device, registers, pool, queue, options);
