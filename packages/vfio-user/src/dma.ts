@@ -30,6 +30,17 @@ export interface MapCommand {
   readonly size: bigint;
 }
 
+/** What one DMA_MAP made reachable, as its client sees it. */
+export interface MappedRange {
+  readonly iova: bigint;
+  readonly size: bigint;
+  /** What the device may do there. */
+  readonly readable: boolean;
+  readonly writable: boolean;
+  /** The file whose bytes they are, and where in it the first is; undefined where there is none that others could map too. */
+  readonly file: { readonly dev: bigint; readonly ino: bigint; readonly offset: bigint } | undefined;
+}
+
 /** How a mapping's memory is reached. */
 type Access = 'mmap' | 'file' | 'message';
 
@@ -42,8 +53,10 @@ interface ClientMapping {
   readonly access: Access;
   /** Which file it is, to know an identical map again; undefined without descriptor. */
   readonly file: { readonly dev: bigint; readonly ino: bigint } | undefined;
+  /** A file of memory or of a disk: the same bytes for all who map it. */
+  readonly isFile: boolean;
   /** What the device has of it: more than one where a single buffer cannot show it all. */
-  parts: readonly Range[];
+  parts: readonly Part[];
   /** An unmap was asked for and did not end: the device still holds some of it. It may be asked for again. */
   isLeaving: boolean;
 }
@@ -52,6 +65,9 @@ interface Range {
   readonly iova: bigint;
   readonly size: bigint;
 }
+
+/** A piece as the device has it, with the way to its bytes. */
+type Part = DmaMapRequest;
 
 export interface ClientMemoryOptions {
   readonly device: VfioDevice;
@@ -79,6 +95,8 @@ export class ClientMemory {
   readonly #mappings = new Map<bigint, ClientMapping>();
   /** What is mapped here now, and what that may come to. */
   readonly #mapped = { bytes: 0n, parts: 0, files: 0 };
+  #generation = 0;
+  #lastPart: Part | undefined;
 
   constructor(options: ClientMemoryOptions) {
     this.#options = options;
@@ -87,6 +105,80 @@ export class ClientMemory {
   /** Number of mappings. */
   get count(): number {
     return this.#mappings.size;
+  }
+
+  /** Changes with each map and unmap. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  /** What is mapped, by address. */
+  ranges(): readonly MappedRange[] {
+    const ranges = [...this.#mappings.values()].filter(({ isLeaving }) => !isLeaving);
+    return ranges
+      .sort((a, b) => (a.iova < b.iova ? -1 : 1))
+      .map(({ iova, size, flags, offset, file, isFile }) => ({
+        iova,
+        size,
+        readable: (flags & VFIO_USER_F_DMA_REGION_READ) !== 0,
+        writable: (flags & VFIO_USER_F_DMA_REGION_WRITE) !== 0,
+        file: isFile && file !== undefined ? { dev: file.dev, ino: file.ino, offset } : undefined,
+      }));
+  }
+
+  /**
+   * Copies bytes out of one mapping, the device's own log not told: what moves a device reads and writes its client's memory
+   * in the client's place.
+   * @throws EFAULT where they are not in one mapping, or their memory is gone
+   */
+  read(iova: bigint, into: Uint8Array): void | Promise<void> {
+    return this.#each(iova, into, (part, at, data) => {
+      if (!part.readable) throw errnoError('EFAULT', `the mapping at ${hex(part.iova)} is not readable`, { op: 'dma' });
+      if (part.memory !== undefined) return data.set(part.memory.bytes.subarray(at, at + data.length));
+      return remoteOf(part).read(Number(part.iova) + at, data);
+    });
+  }
+
+  /** {@link read}, the other way. What its client mapped for one of them cannot be used for the other. */
+  write(iova: bigint, from: Uint8Array): void | Promise<void> {
+    return this.#each(iova, from, (part, at, data) => {
+      if (!part.writable) throw errnoError('EFAULT', `the mapping at ${hex(part.iova)} is not writable`, { op: 'dma' });
+      if (part.memory !== undefined) return part.memory.bytes.set(data, at);
+      return remoteOf(part).write(Number(part.iova) + at, data);
+    });
+  }
+
+  #each(
+    iova: bigint,
+    data: Uint8Array,
+    move: (part: Part, at: number, data: Uint8Array) => void | Promise<void>,
+  ): void | Promise<void> {
+    const waits: Promise<void>[] = [];
+    for (let done = 0; done < data.length; ) {
+      const address = iova + BigInt(done);
+      const part = this.#partAt(address);
+      const at = part === undefined ? 0 : Number(address - part.iova);
+      const length = part === undefined ? 0 : Math.min(data.length - done, Number(part.size) - at);
+      if (part === undefined || (part.memory !== undefined && part.memory.bytes.length < at + length)) {
+        throw errnoError('EFAULT', `nothing is mapped at ${hex(address)} any more`, { op: 'dma' });
+      }
+      const wait = move(part, at, data.subarray(done, done + length));
+      if (wait !== undefined) waits.push(wait);
+      done += length;
+    }
+    return waits.length === 0 ? undefined : allOf(waits);
+  }
+
+  /** The piece that holds an address. What was found last is found again at once. */
+  #partAt(address: bigint): Part | undefined {
+    const holds = ({ iova, size }: Range) => address >= iova && address < iova + size;
+    if (this.#lastPart !== undefined && holds(this.#lastPart)) return this.#lastPart;
+    for (const mapping of this.#mappings.values()) {
+      if (holds(mapping)) this.#lastPart = mapping.parts.find(holds);
+      else continue;
+      return this.#lastPart;
+    }
+    return undefined;
   }
 
   /** @throws ENOENT where not exactly this was mapped by one command */
@@ -145,10 +237,11 @@ export class ClientMemory {
     }
     const ranges = this.#split(iova, size, access);
     this.#checkRoom(shown, size, ranges.length, access);
-    const parts: Range[] = [];
+    const parts: Part[] = [];
     try {
-      for (const part of ranges) {
-        this.#options.device.dmaMap(this.#request(command, part, access, fd, stat?.isHugetlb ? stat.blockSize : 0));
+      for (const range of ranges) {
+        const part = this.#request(command, range, access, fd, stat?.isHugetlb ? stat.blockSize : 0);
+        this.#options.device.dmaMap(part);
         parts.push(part);
       }
     } catch (error) {
@@ -156,7 +249,8 @@ export class ClientMemory {
       for (const part of parts) void this.#options.device.dmaUnmap(part.iova, part.size);
       throw error;
     }
-    this.#mappings.set(iova, { iova, size, flags, offset, access, file: stat, parts, isLeaving: false });
+    this.#generation++;
+    this.#mappings.set(iova, { iova, size, flags, offset, access, file: stat, isFile, parts, isLeaving: false });
   }
 
   /** What one client may take of this process. @throws ENOSPC */
@@ -199,7 +293,7 @@ export class ClientMemory {
     return ranges;
   }
 
-  #request(command: MapCommand, part: Range, access: Access, fd: number | undefined, hugePage: number): DmaMapRequest {
+  #request(command: MapCommand, part: Range, access: Access, fd: number | undefined, hugePage: number): Part {
     const readable = (command.flags & VFIO_USER_F_DMA_REGION_READ) !== 0;
     const writable = (command.flags & VFIO_USER_F_DMA_REGION_WRITE) !== 0;
     const common = { iova: part.iova, size: part.size, readable, writable };
@@ -255,7 +349,9 @@ export class ClientMemory {
   #unmap(mapping: ClientMapping): void | Promise<void> {
     const isAgain = mapping.isLeaving;
     mapping.isLeaving = true;
-    const held: Range[] = [];
+    this.#generation++;
+    this.#lastPart = undefined;
+    const held: Part[] = [];
     const waits: Promise<void>[] = [];
     for (const part of mapping.parts) {
       const wait = this.#unmapPart(part, isAgain, held);
@@ -270,7 +366,7 @@ export class ClientMemory {
   }
 
   /** Does not throw: the other parts go although one does not. What was asked for before may have gone by itself. */
-  #unmapPart(part: Range, isAgain: boolean, held: Range[]): void | Promise<void> {
+  #unmapPart(part: Part, isAgain: boolean, held: Part[]): void | Promise<void> {
     const keep = (error: unknown): Promise<void> => {
       if (isAgain && isVfioError(error) && error.errno === 'ENOENT') return Promise.resolve();
       held.push(part);
@@ -282,6 +378,11 @@ export class ClientMemory {
       return keep(error);
     }
   }
+}
+
+function remoteOf(part: Part): RemoteDma {
+  if (part.remote !== undefined && part.iova + part.size <= BigInt(Number.MAX_SAFE_INTEGER)) return part.remote;
+  throw errnoError('EFAULT', `the memory at ${hex(part.iova)} can only be reached by its device`, { op: 'dma' });
 }
 
 /** Waits for all, then fails with the first that failed. */

@@ -10,6 +10,17 @@ export type { ClientOptions, ServerLimits } from './client/proposal.js';
 export { COMPAT_MODES, type CompatMode, type CompatPolicy, compatPolicy } from './compat.js';
 export { type CommandCount, Counters } from './counters.js';
 export { type ListenFd, type ListenPath, makeSocketFile, removeSocketFile, type SocketFile } from './listen-socket.js';
+export { type MovedIn, type MoveInOptions, moveIn } from './move/destination.js';
+export type { MoveEnd, MovePhase, MoveProgress, MoveReport } from './move/end.js';
+export {
+  type DeviceManifest,
+  describeDevice,
+  incompatibilities,
+  type MovePurpose,
+  migrationFlagNames,
+} from './move/manifest.js';
+export { type MeetingPoint, meetAt } from './move/meet.js';
+export { isUndecided, type MoveOutOptions, moveOut } from './move/source.js';
 export * from './negotiation.js';
 export { describePulse, makePulse, PulseWatcher } from './pulse.js';
 export {

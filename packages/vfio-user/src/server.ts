@@ -1,6 +1,6 @@
 import type { VfioDeviceProvider } from '@vfio/core';
-import { closeFd, pageSize, peerCredentials } from '@vfio/native';
-import { VfioError } from '@vfio/uapi';
+import { closeFd, connectUnix, pageSize, peerCredentials } from '@vfio/native';
+import { VFIO_DEVICE_STATE_RUNNING, VfioError } from '@vfio/uapi';
 import { COMPAT_MODES, type CompatMode } from './compat.js';
 import { type CommandCount, Counters } from './counters.js';
 import {
@@ -24,6 +24,10 @@ import {
   type SocketFile,
 } from './listen-socket.js';
 import { addLocalServer, removeLocalServer } from './local-servers.js';
+import { type MovedIn, type MoveInOptions, moveIn } from './move/destination.js';
+import type { MoveEnd, MoveReport } from './move/end.js';
+import { isUndecided, type MoveOutOptions, moveOut } from './move/source.js';
+import { setState } from './move/state.js';
 import type { PeerKind } from './negotiation.js';
 import { asVfioError } from './region-access.js';
 import { keepWarm } from './rehearsal.js';
@@ -113,6 +117,9 @@ export class VfioUserServer implements LoopSource {
   readonly #traces = new Set<TraceSink>();
   /** One clock, however many sinks come and go. */
   readonly #tracer: Tracer;
+  #isMoving = false;
+  /** Whose move away was committed to and not answered. */
+  #undecided: MoveEnd | undefined;
   #retry: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
   #unlisten: () => void = () => {};
@@ -309,6 +316,74 @@ export class VfioUserServer implements LoopSource {
       if (this.#listener === undefined) void this.close();
       else this.#resume();
     });
+  }
+
+  // Moving the device
+
+  /**
+   * Moves the device, as its client has it, with the client's memory, to a server that takes it with {@link moveIn}: see
+   * `moveOut`. Afterwards it is stopped here, and its client is refused until it resets the device.
+   * @param to a path where the other server waits (`meetAt`), or a connected socket, this call's from now on
+   * @throws ERR_VFIO_STATE where no client has attached, ERR_VFIO_BUSY while another move is under way; the device runs as before.
+   *   After one that `isUndecided` it is stopped, until {@link takeBack}.
+   */
+  async moveOut(to: string | ListenFd, options: MoveOutOptions = {}): Promise<MoveReport> {
+    return this.#moving(to, async (end, fd) => {
+      try {
+        return await moveOut(end, fd, options);
+      } catch (error) {
+        if (isUndecided(error)) this.#undecided = end;
+        throw error;
+      }
+    });
+  }
+
+  /**
+   * Takes a device that another server moves here, in place of this one, to which its client has attached: see `moveIn`.
+   * @param from a path where the other server waits, or a connected socket, this call's from now on
+   * @throws as {@link moveOut}; the device has been reset then
+   */
+  async moveIn(from: string | ListenFd, options: MoveInOptions = {}): Promise<MovedIn> {
+    return this.#moving(from, (end, fd) => moveIn(end, fd, options));
+  }
+
+  /** After a move that was not decided: the other server does not run the device, so it goes on here. @throws ERR_VFIO_STATE */
+  async takeBack(): Promise<void> {
+    const end = this.#undecided;
+    if (end === undefined || end !== this.#session || !end.hasMoved) {
+      throw new VfioError('ERR_VFIO_STATE', 'no move of this device is undecided', { errno: 'EINVAL', op: 'takeBack' });
+    }
+    await setState(end.device, VFIO_DEVICE_STATE_RUNNING);
+    end.hasMoved = false;
+    this.#undecided = undefined;
+  }
+
+  async #moving<T>(where: string | ListenFd, work: (end: MoveEnd, fd: number) => Promise<T>): Promise<T> {
+    let fd = typeof where === 'string' ? undefined : where.fd;
+    try {
+      const end = this.#session;
+      if (end?.attachment === undefined || end.left.aborted) {
+        throw new VfioError('ERR_VFIO_STATE', 'nobody has attached to the device: its client comes first', {
+          errno: 'ENOTCONN',
+          op: 'migrate',
+        });
+      }
+      if (this.#isMoving || end.hasMoved) {
+        const why = this.#isMoving ? 'another move of the device is under way' : 'the device has moved away';
+        throw new VfioError('ERR_VFIO_BUSY', why, { errno: 'EBUSY', op: 'migrate' });
+      }
+      fd ??= connectUnix(where as string);
+      this.#isMoving = true;
+      const taken = fd;
+      fd = undefined;
+      try {
+        return await work(end, taken);
+      } finally {
+        this.#isMoving = false;
+      }
+    } finally {
+      if (fd !== undefined) closeFd(fd);
+    }
   }
 
   /** Counts so far. */

@@ -2,8 +2,10 @@ import type { MigrationData, VfioDevice, VfioDeviceProvider } from '@vfio/core';
 import { LOOP_SLOT } from '@vfio/native';
 import {
   ERRNO,
+  errnoError,
   VFIO_DEVICE_STATE_STOP_COPY,
   VFIO_USER_DEVICE_RESET,
+  VFIO_USER_DMA_UNMAP,
   VFIO_USER_F_NO_REPLY,
   VFIO_USER_F_TYPE_COMMAND,
   VFIO_USER_F_TYPE_MASK,
@@ -32,7 +34,7 @@ import { describePulse } from './pulse.js';
 import { receiveReply } from './receive-reply.js';
 import { ACCESS_PENDING, asVfioError } from './region-access.js';
 import type { RegionMemory } from './region-memory.js';
-import { type Reply, Request } from './request.js';
+import { EMPTY_REPLY, type Reply, Request } from './request.js';
 import { type LoopSource, PULSE, type ServiceLoop } from './service-loop.js';
 import { commandName, type Tracer } from './trace.js';
 import { WaitingRequests } from './waiting.js';
@@ -74,6 +76,9 @@ export interface SessionOptions {
   readonly warn: (message: string) => void;
 }
 
+/** What a client may still ask of a device that has moved away: to let go of what it gave, and to begin anew. */
+const AFTER_MOVE: readonly number[] = [VFIO_USER_DMA_UNMAP, VFIO_USER_DEVICE_RESET];
+
 /** After this many warnings of one kind, only each power of two is told. */
 const FULL_WARNINGS = 8;
 
@@ -94,6 +99,7 @@ export class ServerSession implements LoopSource, HandlerContext {
   readonly closed: Promise<void>;
   migrationData: MigrationData | undefined;
   migrationState: number | undefined;
+  hasMoved = false;
   readonly irqsGiven = new Set<number>();
   readonly chunkedVectors = new Map<number, ChunkedVectors>();
   readonly #options: SessionOptions;
@@ -101,6 +107,7 @@ export class ServerSession implements LoopSource, HandlerContext {
   readonly #state: Int32Array;
   readonly #counters: Counters;
   readonly #waiting: WaitingRequests;
+  readonly #left = new AbortController();
   #attachment: Attachment | undefined;
   /** Commands cannot run at once: one has not ended, or the client has not attached. */
   #isBlocked = true;
@@ -200,6 +207,28 @@ export class ServerSession implements LoopSource, HandlerContext {
     if (twin !== undefined) twin.connection.tracer = tracer;
   }
 
+  /** Aborted when the session ends, with the reason. */
+  get left(): AbortSignal {
+    return this.#left.signal;
+  }
+
+  /**
+   * Does work of the server's own between two commands of the client. Those that come meanwhile wait, as behind an operation
+   * of the device; where it takes long they are answered EBUSY.
+   * @throws ERR_VFIO_DISCONNECTED where the client goes first, and what the work throws
+   */
+  async hold<T>(name: string, work: () => Promise<T>): Promise<T> {
+    while (this.#operation !== undefined) await this.#operation;
+    if (this.#isOver) {
+      throw new VfioError('ERR_VFIO_DISCONNECTED', `${name}: ${this.endReason}`, { errno: 'ENOTCONN', op: 'hold' });
+    }
+    const message = new Uint8Array(VFIO_USER_HEADER_SIZE);
+    const request = new Request(0, 0, VFIO_USER_F_NO_REPLY, message, [], false, performance.now());
+    const result = work();
+    this.#follow(request, result.then(noop, noop), () => EMPTY_REPLY, name);
+    return result;
+  }
+
   // Events of the socket
 
   onMessage(offset: number, length: number): void {
@@ -219,6 +248,10 @@ export class ServerSession implements LoopSource, HandlerContext {
     }
     if (this.#isBlocked) {
       this.#enqueue(this.#capture(offset, length));
+      return;
+    }
+    if (this.hasMoved) {
+      this.#run(this.#capture(offset, length));
       return;
     }
     const { rx, view } = this.#connection.socket;
@@ -359,6 +392,9 @@ export class ServerSession implements LoopSource, HandlerContext {
   /** Undefined: the request was answered already. */
   #handle(request: Request): Reply | Promise<Reply> | undefined {
     const { command, message } = request;
+    if (this.hasMoved && !AFTER_MOVE.includes(command)) {
+      throw errnoError('ENODEV', `${commandName(command)}: the device has moved to another server`);
+    }
     if (request.truncated) {
       throw new VfioError(
         'ERR_VFIO_LIMIT',
@@ -416,10 +452,15 @@ export class ServerSession implements LoopSource, HandlerContext {
   }
 
   /** Waits for an operation; what comes after it waits too. */
-  #follow<T>(request: Request, operation: Promise<T>, answer: (result: T) => Reply): void {
+  #follow<T>(
+    request: Request,
+    operation: Promise<T>,
+    answer: (result: T) => Reply,
+    name: string = this.#nameLast(),
+  ): void {
     this.#isBlocked = true;
     this.#isAwaited = false;
-    this.#waiting.start({ request, name: this.#nameLast() });
+    this.#waiting.start({ request, name });
     this.loop.addPending(1);
     this.#operation = operation
       .then((result) => this.#finish(request, answer(result)))
@@ -610,6 +651,7 @@ export class ServerSession implements LoopSource, HandlerContext {
     clearTimeout(this.#versionTimer);
     this.tracer?.note(`end: ${reason}`);
     this.endReason = reason;
+    this.#left.abort(new VfioError('ERR_VFIO_DISCONNECTED', reason, { errno: 'ENOTCONN', op: 'session' }));
     this.#waiting.clear();
     this.#connection.close();
     this.#attachment?.dma.close();
@@ -647,6 +689,8 @@ export class ServerSession implements LoopSource, HandlerContext {
     }
   }
 }
+
+function noop(): void {}
 
 function delay(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));

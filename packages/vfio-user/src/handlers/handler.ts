@@ -22,6 +22,8 @@ export interface HandlerContext {
   migrationData: MigrationData | undefined;
   /** The state that the client last set; undefined: none. */
   migrationState: number | undefined;
+  /** The device lives on at another server; what is left here is stopped, until it is reset. */
+  hasMoved: boolean;
   /** Indexes of interrupts that the client gave descriptors for, or was found to have lost them. */
   readonly irqsGiven: Set<number>;
   /** Triggers of indexes that cannot grow, by index. */

@@ -6,6 +6,7 @@ export const deviceReset: Handler = (context): Reply | Promise<Reply> => {
   const done = (): Reply => {
     // A device that is reset runs again, whatever a migration had made of it.
     context.migrationState = undefined;
+    context.hasMoved = false;
     context.migrationData?.close();
     context.migrationData = undefined;
     return EMPTY_REPLY;
