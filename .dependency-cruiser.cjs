@@ -28,7 +28,7 @@ module.exports = {
       name: 'no-circular',
       comment: 'Data flows one way; a cycle of values is a missing file. Types may refer to each other.',
       severity: 'error',
-      from: { path: '(^|/)packages/' },
+      from: { path: '(^|/)(packages|docs/examples)/' },
       to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } },
     },
     ...Object.entries(MAY_IMPORT).map(([name, allowed]) => ({
@@ -45,6 +45,20 @@ module.exports = {
       from: { path: sources(name), pathNot: [TESTS, `${sources(name)}node/`] },
       to: { dependencyTypes: ['core'] },
     })),
+    {
+      name: 'layers-examples',
+      comment: 'An example is a driver like any other: it may import core, uapi.',
+      severity: 'error',
+      from: { path: '(^|/)docs/examples/[^/]+/src/', pathNot: TESTS },
+      to: { path: '(^|/)(packages|tools)/', pathNot: '(^|/)packages/(core|uapi)/' },
+    },
+    {
+      name: 'no-package-imports-examples',
+      comment: 'Examples are private and never published.',
+      severity: 'error',
+      from: { path: '(^|/)packages/' },
+      to: { path: '(^|/)docs/' },
+    },
     {
       name: 'no-package-imports-tools',
       comment: 'Tools are private and never published.',

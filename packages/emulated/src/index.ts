@@ -15,6 +15,7 @@ export * from './devices/connectx/index.js';
 export * from './devices/display.js';
 export * from './devices/edu.js';
 export * from './devices/nvme/index.js';
+export * from './devices/serial/index.js';
 export * from './devices/sriov-edu.js';
 export * from './devices/stub.js';
 export * from './host/address.js';

@@ -33,7 +33,7 @@ export interface DeviceWorkload {
   /**
    * Has the device write here and there in memory that was mapped and is zeroed, to places that `random` (0 to below 1)
    * chooses. Done when the device is. Returns the ranges that were written, with a byte in each that is not 0 now; other
-   * pages are as they were.
+   * pages are as they were. A device without DMA returns none, and shows by its interrupt that it works.
    */
   run(device: VfioDeviceClient, memory: DeviceMemory, random: () => number): Promise<readonly IovaRange[]>;
   /** Signalled in each run, if the device signals. */

@@ -20,6 +20,7 @@ export const PCI_BASE_CLASS_BRIDGE = 0x06;
 export const PCI_CLASS_BRIDGE_HOST = 0x0600;
 export const PCI_CLASS_BRIDGE_ISA = 0x0601;
 export const PCI_CLASS_BRIDGE_PCI = 0x0604;
+export const PCI_CLASS_COMMUNICATION_SERIAL = 0x0700;
 export const PCI_CLASS_OTHERS = 0xff;
 
 /* Vendors */
@@ -28,6 +29,10 @@ export const PCI_VENDOR_ID_MELLANOX = 0x15b3;
 export const PCI_VENDOR_ID_REDHAT = 0x1b36;
 export const PCI_VENDOR_ID_QEMU = 0x1234;
 export const PCI_VENDOR_ID_IBM = 0x1014;
+export const PCI_VENDOR_ID_WCH = 0x4348;
+
+/* Devices of WCH */
+export const PCI_DEVICE_ID_WCH_CH352_2S = 0x3253;
 
 /** `devfn` of a device number (0 to 31) and a function number (0 to 7). */
 export function pciDevfn(slot: number, func: number): number {

@@ -11,13 +11,13 @@ interface Violation {
   readonly rule: { readonly name: string };
 }
 
-/** Violations of the layer rules below `folder`, as `rule: file`. */
-function violations(folder: string): string[] {
+/** Violations of the layer rules below folders, as `rule: file`. */
+function violations(...folders: readonly string[]): string[] {
   const run = spawnSync(
     process.execPath,
     [
       'node_modules/dependency-cruiser/bin/dependency-cruise.mjs',
-      folder,
+      ...folders,
       '--config',
       '.dependency-cruiser.cjs',
       '-T',
@@ -27,7 +27,7 @@ function violations(folder: string): string[] {
   );
   const { summary } = JSON.parse(run.stdout) as { summary: { violations: Violation[]; totalCruised: number } };
   expect(summary.totalCruised).toBeGreaterThan(0);
-  return summary.violations.map((v) => `${v.rule.name}: ${v.from.replace(/.*packages\//, '')}`).sort();
+  return summary.violations.map((v) => `${v.rule.name}: ${v.from.replace(/.*(packages|examples)\//, '')}`).sort();
 }
 
 describe('layer rules', () => {
@@ -42,12 +42,13 @@ describe('layer rules', () => {
     }
   });
 
-  test('hold in the packages', () => {
-    expect(violations('packages')).toEqual([]);
+  test('hold in the packages and in the examples', () => {
+    expect(violations('packages', 'docs/examples')).toEqual([]);
   });
 
   test('bite: a lower layer that imports a higher one, a driver that imports its sibling, Node in a pure package', () => {
     expect(violations('tools/checks/fixtures/layers')).toEqual([
+      'layers-examples: serial-vfio-pci/src/imports-sibling.ts',
       'layers-nvme-vfio-pci: nvme-vfio-pci/src/imports-sibling.ts',
       'layers-uapi: uapi/src/imports-core.ts',
       'pure-core: core/src/imports-node.ts',
