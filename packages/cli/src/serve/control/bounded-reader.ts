@@ -1,13 +1,14 @@
 import type { Socket } from 'node:net';
 import { AbstractMessageReader, type DataCallback, type Disposable, type Message } from 'vscode-jsonrpc/node';
-import { MAX_HEADER_SIZE, MAX_UNHANDLED } from './protocol.js';
+import { MAX_HEADER_SIZE } from './protocol.js';
 
 const EMPTY = Buffer.alloc(0);
 const HEADER_END = '\r\n\r\n';
 
 /**
  * Takes messages off a socket, as the library's reader does, from a peer that is not trusted: sizes are checked before
- * anything is kept, what is no message ends the reading, and a socket whose messages nobody handles is left unread.
+ * anything is kept, what is no message ends the reading, and there is one message in a turn of the event loop, which is how
+ * fast the library handles them: it has no other bound for what waits.
  */
 export class BoundedReader extends AbstractMessageReader {
   readonly #socket: Socket;
@@ -16,8 +17,6 @@ export class BoundedReader extends AbstractMessageReader {
   /** The message whose header was read, filled up to `#filled`. */
   #body: Buffer | undefined;
   #filled = 0;
-  #unhandled = 0;
-  #isBroken = false;
 
   constructor(socket: Socket, maxSize: number) {
     super();
@@ -26,37 +25,45 @@ export class BoundedReader extends AbstractMessageReader {
   }
 
   listen(callback: DataCallback): Disposable {
-    const onData = (chunk: Buffer): void => {
+    const socket = this.#socket;
+    const read = (chunk: Buffer): void => {
       try {
-        for (let rest = chunk; rest.length > 0 && !this.#isBroken; ) rest = this.#take(rest, callback);
+        let rest = chunk;
+        while (rest.length > 0) {
+          rest = this.#take(rest);
+          if (!this.#isWhole) continue;
+          callback(this.#message());
+          if (rest.length === 0) break;
+          socket.pause();
+          setImmediate(read, rest);
+          return;
+        }
+        socket.resume();
       } catch (error) {
-        this.#isBroken = true;
+        socket.pause();
         this.fireError(error);
       }
     };
     const onClose = (): void => this.fireClose();
-    this.#socket.on('data', onData).on('close', onClose);
-    return { dispose: () => void this.#socket.off('data', onData).off('close', onClose) };
+    socket.on('data', read).on('close', onClose);
+    return { dispose: () => void socket.off('data', read).off('close', onClose) };
   }
 
-  /** A message was handled. */
-  handled(): void {
-    this.#unhandled--;
-    if (this.#unhandled < MAX_UNHANDLED && this.#socket.isPaused()) this.#socket.resume();
+  get #isWhole(): boolean {
+    return this.#body !== undefined && this.#filled === this.#body.length;
+  }
+
+  #message(): Message {
+    const message = parseMessage(this.#body ?? EMPTY);
+    this.#body = undefined;
+    return message;
   }
 
   /** Takes bytes for the message that comes, and returns the rest. */
-  #take(bytes: Buffer, callback: DataCallback): Buffer {
+  #take(bytes: Buffer): Buffer {
     if (this.#body === undefined) return this.#takeHeader(bytes);
     const taken = bytes.copy(this.#body, this.#filled);
     this.#filled += taken;
-    if (this.#filled === this.#body.length) {
-      const message = parseMessage(this.#body);
-      this.#body = undefined;
-      this.#unhandled++;
-      if (this.#unhandled >= MAX_UNHANDLED) this.#socket.pause();
-      callback(message);
-    }
     return bytes.subarray(taken);
   }
 

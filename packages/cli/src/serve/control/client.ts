@@ -49,14 +49,7 @@ export class ControlClient {
     this.path = path;
     this.#socket = socket;
     const reader = new BoundedReader(socket, MAX_RESPONSE_SIZE);
-    this.#rpc = createMessageConnection(reader, new BoundedWriter(socket), NullLogger, {
-      messageStrategy: {
-        handleMessage: (message, next) => {
-          reader.handled();
-          return next(message);
-        },
-      },
-    });
+    this.#rpc = createMessageConnection(reader, new BoundedWriter(socket), NullLogger);
     this.#rpc.onError(([error]) => {
       this.#problem ??= error.message;
       socket.destroy();

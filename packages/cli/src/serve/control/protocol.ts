@@ -56,9 +56,6 @@ export const MAX_CONNECTIONS = 64;
 /** Calls of one client that run at once; a further one is answered with an error. */
 export const MAX_CALLS = 32;
 
-/** Messages of one client that were received and not looked at; its socket is left unread until there are fewer. */
-export const MAX_UNHANDLED = 64;
-
 /** Messages to one client that it does not read; it is let go. */
 export const MAX_UNREAD = 64;
 

@@ -71,40 +71,29 @@ export class ControlServer {
 
   #accept(socket: Socket): void {
     this.#connections.add(socket);
-    const stop = new AbortController();
+    const calls = new Set<AbortController>();
     const reader = new BoundedReader(socket, MAX_REQUEST_SIZE);
-    const rpc = createMessageConnection(reader, new BoundedWriter(socket), NullLogger, {
-      messageStrategy: {
-        handleMessage: (message, next) => {
-          reader.handled();
-          return next(message);
-        },
-      },
-    });
+    const rpc = createMessageConnection(reader, new BoundedWriter(socket), NullLogger);
     // The rest of a stream with a mistake in it means nothing.
     rpc.onError(() => socket.destroy());
     socket.on('error', () => {});
     socket.once('close', () => {
       this.#connections.delete(socket);
-      stop.abort();
+      for (const call of calls) call.abort();
       rpc.dispose();
     });
-    let running = 0;
     rpc.onRequest(async (method: string, params: unknown, token) => {
-      if (running >= MAX_CALLS) {
+      if (calls.size >= MAX_CALLS) {
         return failure(RPC_ERROR.FAILED, `${MAX_CALLS} calls of this client run already`, 'ERR_VFIO_LIMIT', 'EAGAIN');
       }
-      running++;
       const call = new AbortController();
-      const cancel = (): void => call.abort();
-      stop.signal.addEventListener('abort', cancel, { once: true });
-      const cancelled = token.onCancellationRequested(cancel);
+      calls.add(call);
+      const cancelled = token.onCancellationRequested(() => call.abort());
       try {
-        if (token.isCancellationRequested || stop.signal.aborted) cancel();
+        if (token.isCancellationRequested || socket.destroyed) call.abort();
         return await this.#call(rpc, method, params, call.signal);
       } finally {
-        running--;
-        stop.signal.removeEventListener('abort', cancel);
+        calls.delete(call);
         cancelled.dispose();
       }
     });
