@@ -37,8 +37,8 @@ export const PAGE = 4096;
 /** A small NVMe driver for tests: queues in guest memory, polled. */
 export class NvmeDriver {
   readonly memory: MemorySpace;
-  readonly bar: RegisterSpace;
-  readonly fn: EmulatedFunction;
+  bar: RegisterSpace;
+  fn: EmulatedFunction;
   readonly #deferred: DeferredQueue;
   readonly sqs = new Map<number, Queue>();
   readonly cqs = new Map<number, Queue>();
@@ -52,6 +52,12 @@ export class NvmeDriver {
     this.bar = fn.open(0);
     this.#deferred = deferred;
     this.#nextPage = memory.base + PAGE;
+  }
+
+  /** The same driver, with its memory and its queues as they are, on another function. */
+  moveTo(fn: EmulatedFunction): void {
+    this.fn = fn;
+    this.bar = fn.open(0);
   }
 
   /** Zeroed pages of guest memory. */

@@ -1,6 +1,6 @@
+import type { TrackedDma } from '../tracked-dma.js';
 import { DELIVERY } from './constants.js';
 import { getNumber64 } from './fields.js';
-import type { TrackedDma } from './tracked-dma.js';
 
 /** A command entry: where the input lies, where the output goes, and who owns it. */
 const ENTRY = {

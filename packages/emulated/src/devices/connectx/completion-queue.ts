@@ -1,6 +1,6 @@
+import type { TrackedDma } from '../tracked-dma.js';
 import type { EventQueue } from './event-queue.js';
 import { addressAt, type PageList } from './page-list.js';
-import type { TrackedDma } from './tracked-dma.js';
 
 const CQE_BYTES = 64;
 const CQE = { IMMEDIATE: 0x24, BYTES: 0x2c, QPN: 0x38, WQE_COUNTER: 0x3c, OPCODE_OWNER: 0x3f } as const;

@@ -1,8 +1,8 @@
 import type { AccessWidth } from '@vfio/core';
 import type { FunctionContext } from '../../model.js';
+import type { TrackedDma } from '../tracked-dma.js';
 import { crc32c } from './crc32c.js';
 import type { DeviceMemory } from './device-memory.js';
-import type { TrackedDma } from './tracked-dma.js';
 
 /**
  * Registers of the engine that a virtual function has in the place of a network port: little-endian dwords in a page of

@@ -1,7 +1,7 @@
 import type { FunctionInterrupts } from '../../irq/function-interrupts.js';
+import type { TrackedDma } from '../tracked-dma.js';
 import { EVENT } from './constants.js';
 import { addressAt, type PageList } from './page-list.js';
-import type { TrackedDma } from './tracked-dma.js';
 
 /** Bytes of an event. */
 export const EVENT_SIZE = 64;

@@ -1,6 +1,7 @@
 import type { AccessWidth } from '@vfio/core';
 import type { BarHandler } from '../../host/bar.js';
 import type { FunctionContext } from '../../model.js';
+import { TrackedDma } from '../tracked-dma.js';
 import type { Capabilities } from './capabilities.js';
 import { CommandError, SYNDROME } from './command.js';
 import { CommandQueue } from './command-queue.js';
@@ -18,7 +19,6 @@ import type { PageSupply } from './page-supply.js';
 import type { PageTracker } from './page-tracker.js';
 import type { QueuePair } from './queue-pair.js';
 import { ResourceTable } from './resources.js';
-import { TrackedDma } from './tracked-dma.js';
 import type { VhcaMigration } from './vhca-migration.js';
 
 /** The first page of BAR 0 that is a user access region; before it lie the initialization segment and MSI-X. */

@@ -1,6 +1,6 @@
+import type { TrackedDma } from '../tracked-dma.js';
 import { CommandError, SYNDROME } from './command.js';
 import { STATUS } from './constants.js';
-import type { TrackedDma } from './tracked-dma.js';
 
 /** Memory that software has registered: a stretch of addresses of its own, made of pages anywhere. */
 export interface MemoryKeyShape {

@@ -1,10 +1,10 @@
+import type { TrackedDma } from '../tracked-dma.js';
 import { CommandError, SYNDROME } from './command.js';
 import { STATUS } from './constants.js';
 import { type DeviceMemory, MEMORY_PAGE } from './device-memory.js';
 import { Engine } from './engine.js';
 import type { HcaFunction } from './hca.js';
 import type { MemoryKey } from './memory-key.js';
-import type { TrackedDma } from './tracked-dma.js';
 import {
   badImage,
   CHUNK_BYTES,

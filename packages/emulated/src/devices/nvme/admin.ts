@@ -12,6 +12,7 @@ import {
   identifyNamespace,
 } from './identify.js';
 import { changedNamespacesPage, commandsPage, type ErrorLog, firmwarePage, smartPage } from './logs.js';
+import type { MigrationManager } from './migration-manager.js';
 import { LBA_FORMATS, type NvmeNamespace } from './namespace.js';
 import { CompletionQueue, SubmissionQueue } from './queues.js';
 import { HELD, STATUS } from './status.js';
@@ -37,6 +38,8 @@ export interface AdminHost {
   readonly vectors: number;
   readonly criticalWarning: number;
   readonly powerOnHours: number;
+  /** Where the controller manages the migration of others. */
+  readonly manager: MigrationManager | undefined;
   /** The status for a namespace id that no namespace has. */
   missing(nsid: number): number;
   /** Whether the entry sizes in CC are right for I/O queues. */
@@ -80,7 +83,7 @@ export class AdminCommands {
       case ADMIN.FORMAT_NVM:
         return this.#format(command);
       default:
-        return command.fail(STATUS.INVALID_OPCODE, 0);
+        return this.#host.manager?.execute(command) ?? command.fail(STATUS.INVALID_OPCODE, 0);
     }
   }
 
@@ -154,7 +157,7 @@ export class AdminCommands {
   }
 
   #identify(command: NvmeCommand): number | Promise<number> {
-    const { identity, namespaces } = this.#host;
+    const { identity, namespaces, manager } = this.#host;
     const { nsid } = command;
     const isInRange = nsid >= 1 && nsid <= identity.namespaces;
     const namespace = namespaces.get(nsid);
@@ -165,7 +168,9 @@ export class AdminCommands {
         if (!isInRange) return command.fail(STATUS.INVALID_NAMESPACE, 4);
         return this.#reply(
           command,
-          namespace === undefined ? new Uint8Array(IDENTIFY_SIZE) : identifyNamespace(namespace),
+          namespace === undefined
+            ? new Uint8Array(IDENTIFY_SIZE)
+            : identifyNamespace(namespace, identity.role !== 'only'),
         );
       case CNS.ACTIVE_NAMESPACES:
         if (nsid >= 0xfffffffe) return command.fail(STATUS.INVALID_NAMESPACE, 4);
@@ -173,6 +178,12 @@ export class AdminCommands {
       case CNS.NAMESPACE_DESCRIPTORS:
         if (namespace === undefined) return command.fail(this.#host.missing(nsid), 4);
         return this.#reply(command, identifyDescriptors(namespace));
+      case CNS.SECONDARY_CONTROLLERS:
+        if (manager === undefined) return command.fail(STATUS.INVALID_FIELD, 40);
+        return this.#reply(command, manager.secondaries(command.dword(10) >>> 16));
+      case CNS.CONTROLLER_STATE_FORMATS:
+        if (manager === undefined) return command.fail(STATUS.INVALID_FIELD, 40);
+        return this.#reply(command, manager.formats());
       default:
         return command.fail(STATUS.INVALID_FIELD, 40);
     }
@@ -209,7 +220,7 @@ export class AdminCommands {
         eventType = EVENT.TYPE_NOTICE;
         break;
       case LOG.COMMANDS:
-        bytes = commandsPage();
+        bytes = commandsPage(host.manager !== undefined);
         break;
       default:
         return command.fail(STATUS.INVALID_LOG_PAGE, 40);

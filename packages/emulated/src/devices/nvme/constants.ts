@@ -66,6 +66,14 @@ export const ADMIN = {
   FORMAT_NVM: 0x80,
 } as const;
 
+/** Admin opcodes of a controller that manages the migration of others (NVM Express Base 2.1, figure 141). */
+export const MIGRATION_ADMIN = {
+  TRACK_SEND: 0x3d,
+  TRACK_RECEIVE: 0x3e,
+  MIGRATION_SEND: 0x41,
+  MIGRATION_RECEIVE: 0x42,
+} as const;
+
 /** NVM command set opcodes (figure 365). */
 export const IO = {
   FLUSH: 0x00,
@@ -106,6 +114,9 @@ export const CNS = {
   CONTROLLER: 0x01,
   ACTIVE_NAMESPACES: 0x02,
   NAMESPACE_DESCRIPTORS: 0x03,
+  SECONDARY_CONTROLLERS: 0x15,
+  /** Base 2.1, 5.1.13.2.21; its section 8.1.12 says 21h, the list of values and later revisions say 20h. */
+  CONTROLLER_STATE_FORMATS: 0x20,
 } as const;
 
 /** Asynchronous events: type and information (figures 146 to 149). */

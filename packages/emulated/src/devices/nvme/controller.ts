@@ -3,6 +3,7 @@ import { errnoError, hex, PCI_CLASS_STORAGE_EXPRESS } from '@vfio/uapi';
 import type { ResetKind } from '../../config/config-space.js';
 import type { BarHandler } from '../../host/bar.js';
 import type { DeviceModel, FunctionContext } from '../../model.js';
+import { TrackedDma } from '../tracked-dma.js';
 import { AdminCommands, type AdminHost } from './admin.js';
 import type { NvmeCommand } from './command.js';
 import { CC, CQE_SHIFT, CSTS, EVENT, FEATURE, LOG, NVME_VERSION, REG, SQE_SHIFT } from './constants.js';
@@ -13,8 +14,11 @@ import { NvmeHealth, type NvmePersistence } from './health.js';
 import type { ControllerIdentity } from './identify.js';
 import { IoCommands, type IoHost } from './io.js';
 import { ErrorLog } from './logs.js';
+import { Migratable, type MigratableHost, pageSizeOf } from './migratable.js';
+import { MigrationManager } from './migration-manager.js';
 import { NvmeNamespace, type NvmeNamespaceOptions } from './namespace.js';
 import { CompletionQueue, SubmissionQueue } from './queues.js';
+import { ControllerRegisters } from './registers.js';
 import { STATUS } from './status.js';
 import { PrpTransfer } from './transfer.js';
 
@@ -40,6 +44,11 @@ export interface NvmeOptions {
   readonly persistence?: NvmePersistence;
   readonly vendor?: number;
   readonly device?: number;
+  /**
+   * Virtual functions, 0 to 127: each is a secondary controller with the same namespaces, whose migration the controller of
+   * the physical function manages. Default 0.
+   */
+  readonly virtualFunctions?: number;
 }
 
 const BAR_SIZE = 0x4000;
@@ -52,10 +61,13 @@ const CRITICAL_TEMPERATURE = 373;
 const CRITICAL_WARNING_TEMPERATURE = 0x02;
 
 /**
- * An NVM Express 1.4 controller with the NVM command set. Register writes only note what is to be done; commands are
+ * An NVM Express 1.4 controller with the NVM command set; with virtual functions one that manages their migration, as
+ * technical proposal 4159 and Base 2.1 have it (8.1.12). Register writes only note what is to be done; commands are
  * fetched, executed and completed after the access that rang the doorbell was answered.
  */
-export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHost, FeatureHost, EngineHost {
+export class NvmeController
+  implements DeviceModel, BarHandler, AdminHost, IoHost, FeatureHost, EngineHost, MigratableHost
+{
   readonly identity: ControllerIdentity;
   readonly namespaces: ReadonlyMap<number, NvmeNamespace>;
   readonly changedNamespaces = new Set<number>();
@@ -70,27 +82,32 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
   readonly maxQueues: number;
   readonly hasCache: boolean;
   readonly warningTemperature = WARNING_TEMPERATURE;
+  readonly asyncEvents = ASYNC_EVENTS;
+  readonly registers = new ControllerRegisters();
+  readonly engine: QueueEngine;
+  readonly dma: TrackedDma;
+  readonly controllerId: number;
+  readonly migratable: Migratable;
+  /** Manages the migration of the virtual functions' controllers. */
+  readonly manager: MigrationManager | undefined;
   /** Resets of an enabled controller that no shutdown notification came before. Not in the specification: for tests. */
   abruptResets = 0;
   readonly #ctx: FunctionContext;
-  readonly #engine: QueueEngine;
   readonly #admin: AdminCommands;
   readonly #io: IoCommands;
   readonly #started: number;
-  #cc = 0;
-  #csts = 0;
-  #aqa = 0;
-  readonly #asq = new Int32Array(2);
-  readonly #acq = new Int32Array(2);
+  readonly #primary: NvmeController | undefined;
   #criticalWarning = 0;
   /** Counts resets: a shutdown that was asked for before one ends unseen. */
   #epoch = 0;
   #resetting = false;
   #removed = false;
 
-  /** @throws EINVAL for options outside their ranges. */
-  constructor(ctx: FunctionContext, options: NvmeOptions = {}) {
-    const { ioQueues = 8, queueEntries = 1024, mdts = 7, cacheSize = 16 * 0x100000 } = options;
+  /** @param primary the controller of the physical function, for one of a virtual function
+   * @throws EINVAL for options outside their ranges. */
+  constructor(ctx: FunctionContext, options: NvmeOptions = {}, primary?: NvmeController) {
+    const { ioQueues = 8, queueEntries = 1024, mdts = 7, cacheSize = 16 * 0x100000, virtualFunctions = 0 } = options;
+    limit('virtualFunctions', virtualFunctions, 0, 127);
     limit('ioQueues', ioQueues, 1, 254);
     limit('queueEntries', queueEntries, 2, 0x10000);
     limit('mdts', mdts, 1, 9);
@@ -110,7 +127,7 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
       class: PCI_CLASS_STORAGE_EXPRESS,
       revision: 2,
     });
-    ctx.intx();
+    if (primary === undefined) ctx.intx();
     ctx.bar(0, { size: BAR_SIZE, is64Bit: true, handler: this });
     ctx.pm({ noSoftReset: true });
     ctx.msix({
@@ -119,67 +136,91 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
       pba: { bar: 0, offset: PENDING_OFFSET },
     });
     ctx.express({ flr: true });
-    ctx.aer();
-    const serial = options.serial ?? `VFIO${ctx.address.replaceAll(/[^0-9a-f]/g, '')}`;
-    const id = fnv1a(serial);
-    ctx.dsn((0x525400n << 40n) | BigInt(id));
-    const sizes = options.namespaces ?? [{ size: 64 * 0x100000 }];
-    this.namespaces = new Map(
-      sizes.map((size, index) => [
-        index + 1,
-        // The OUI 52:54:00, a hash of the serial number, the namespace id: no two drives of a guest are alike.
-        new NvmeNamespace(
+    this.#primary = primary;
+    this.controllerId = (ctx.vfIndex ?? -1) + 1;
+    this.dma = new TrackedDma(ctx.dma);
+    this.transfer = new PrpTransfer(this.dma);
+    if (primary === undefined) {
+      ctx.aer();
+      const serial = options.serial ?? `VFIO${ctx.address.replaceAll(/[^0-9a-f]/g, '')}`;
+      const id = fnv1a(serial);
+      ctx.dsn((0x525400n << 40n) | BigInt(id));
+      const sizes = options.namespaces ?? [{ size: 64 * 0x100000 }];
+      this.namespaces = new Map(
+        sizes.map((size, index) => [
           index + 1,
-          { eui64: (0x525400n << 40n) | (BigInt(id) << 8n) | BigInt((index + 1) & 0xff), ...size },
-          cacheSize,
-        ),
-      ]),
-    );
-    this.identity = {
-      vendor,
-      subvendor: 0x1af4,
-      serial,
-      model: options.model ?? 'VFIO emulated NVMe',
-      firmware: options.firmware ?? '1.0',
-      subnqn: `nqn.2014-08.org.nvmexpress:uuid:${uuidOf(id)}`,
-      controllerId: 0,
-      mdts,
-      namespaces: Math.max(1, this.namespaces.size),
-      hasCache: this.hasCache,
-      capacity: sizes.reduce((sum, { size }) => sum + size, 0),
-      errorLogSize: ERROR_LOG_ENTRIES,
-      asyncEvents: ASYNC_EVENTS,
-      warningTemperature: WARNING_TEMPERATURE,
-      criticalTemperature: CRITICAL_TEMPERATURE,
-    };
-    this.health = new NvmeHealth(options.persistence);
+          // The OUI 52:54:00, a hash of the serial number, the namespace id: no two drives of a guest are alike.
+          new NvmeNamespace(
+            index + 1,
+            { eui64: (0x525400n << 40n) | (BigInt(id) << 8n) | BigInt((index + 1) & 0xff), ...size },
+            cacheSize,
+          ),
+        ]),
+      );
+      this.identity = {
+        vendor,
+        subvendor: 0x1af4,
+        serial,
+        model: options.model ?? 'VFIO emulated NVMe',
+        firmware: options.firmware ?? '1.0',
+        subnqn: `nqn.2014-08.org.nvmexpress:uuid:${uuidOf(id)}`,
+        controllerId: this.controllerId,
+        role: virtualFunctions > 0 ? 'manager' : 'only',
+        mdts,
+        namespaces: Math.max(1, this.namespaces.size),
+        hasCache: this.hasCache,
+        capacity: sizes.reduce((sum, { size }) => sum + size, 0),
+        errorLogSize: ERROR_LOG_ENTRIES,
+        asyncEvents: ASYNC_EVENTS,
+        warningTemperature: WARNING_TEMPERATURE,
+        criticalTemperature: CRITICAL_TEMPERATURE,
+      };
+    } else {
+      this.namespaces = primary.namespaces;
+      this.identity = { ...primary.identity, controllerId: this.controllerId, role: 'managed' };
+    }
+    this.health = new NvmeHealth(primary === undefined ? options.persistence : undefined);
     this.errors = new ErrorLog(ERROR_LOG_ENTRIES, this.health);
-    this.#engine = new QueueEngine(ctx, this, ioQueues + 1);
-    this.transfer = new PrpTransfer(ctx.dma);
+    this.engine = new QueueEngine(ctx, this.dma, this, ioQueues + 1);
     this.features = new NvmeFeatures(this);
     this.features.reset();
-    this.#applyCache();
-    this.events = new AsyncEvents(ASYNC_EVENTS, (command, status) => this.#engine.finish(command, status));
+    this.events = new AsyncEvents(ASYNC_EVENTS, (command, status) => this.engine.finish(command, status));
     this.#admin = new AdminCommands(this);
     this.#io = new IoCommands(this);
+    this.migratable = new Migratable(this);
+    this.manager = virtualFunctions > 0 && primary === undefined ? new MigrationManager(this) : undefined;
+    primary?.manager?.controllers.set(this.controllerId, this);
+    this.#applyCache();
+    if (this.manager === undefined) return;
+    ctx.ari();
+    ctx.sriov({
+      totalVfs: virtualFunctions,
+      device,
+      bars: { 0: { size: BAR_SIZE, is64Bit: true } },
+      model: (vf) => new NvmeController(vf, options, this),
+    });
+  }
+
+  get vfNumber(): number {
+    return this.controllerId;
   }
 
   // What commands and the engine see of the controller.
 
   get sqs(): (SubmissionQueue | undefined)[] {
-    return this.#engine.sqs;
+    return this.engine.sqs;
   }
 
   get cqs(): (CompletionQueue | undefined)[] {
-    return this.#engine.cqs;
+    return this.engine.cqs;
   }
 
   get isRunning(): boolean {
-    return (this.#csts & (CSTS.RDY | CSTS.CFS)) === CSTS.RDY && !this.#resetting && !this.#removed;
+    return (this.registers.csts & (CSTS.RDY | CSTS.CFS)) === CSTS.RDY && !this.#resetting && !this.#removed;
   }
 
   get isAccepting(): boolean {
-    return this.isRunning && (this.#csts & CSTS.SHST_MASK) === 0;
+    return this.isRunning && (this.registers.csts & CSTS.SHST_MASK) === 0;
   }
 
   execute(command: NvmeCommand, isAdmin: boolean): number | Promise<number> {
@@ -188,7 +229,7 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
 
   /** Nothing more can be told but that (CSTS.CFS). */
   fatal(): void {
-    this.#csts |= CSTS.CFS;
+    this.registers.csts |= CSTS.CFS;
   }
 
   drained(): void {
@@ -210,7 +251,10 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
   }
 
   get entrySizesValid(): boolean {
-    return ((this.#cc >> CC.IOSQES_SHIFT) & 0xf) === SQE_SHIFT && ((this.#cc >> CC.IOCQES_SHIFT) & 0xf) === CQE_SHIFT;
+    return (
+      ((this.registers.cc >> CC.IOSQES_SHIFT) & 0xf) === SQE_SHIFT &&
+      ((this.registers.cc >> CC.IOCQES_SHIFT) & 0xf) === CQE_SHIFT
+    );
   }
 
   get criticalWarning(): number {
@@ -246,11 +290,34 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
     if (feature !== FEATURE.VOLATILE_WRITE_CACHE) return STATUS.SUCCESS;
     this.#applyCache();
     // Switched off, what it holds goes to the media before the command completes (5.21.1.6).
-    return value === 0 ? this.#writeBack() : STATUS.SUCCESS;
+    return value === 0 ? this.writeBack() : STATUS.SUCCESS;
   }
 
   queuesChanged(): void {
-    this.#engine.updateIntx();
+    this.engine.updateIntx();
+  }
+
+  // What the migration of the controller needs of it.
+
+  get isResetting(): boolean {
+    return this.#resetting;
+  }
+
+  stop(): void {
+    this.#epoch += 1;
+    this.#resetting = false;
+    this.engine.stop();
+  }
+
+  adopted(): void {
+    if ((this.registers.csts & CSTS.RDY) !== 0) this.health.enabled();
+    this.#applyCache();
+    this.#checkTemperature();
+    if ((this.registers.csts & CSTS.SHST_MASK) === CSTS.SHST_OCCURRING) this.#beginShutdown();
+  }
+
+  resumed(): void {
+    this.#ctx.defer(this.#settle);
   }
 
   /** Sets the composite temperature in kelvin, as a test makes weather. */
@@ -277,62 +344,62 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
     if (width !== 4) return;
     switch (offset) {
       case REG.INTMS:
-        this.#engine.mask |= value;
-        this.#engine.updateIntx();
+        this.engine.mask |= value;
+        this.engine.updateIntx();
         break;
       case REG.INTMC:
-        this.#engine.mask &= ~value;
-        this.#engine.updateIntx();
+        this.engine.mask &= ~value;
+        this.engine.updateIntx();
         break;
       case REG.CC:
         this.#writeConfiguration(value);
         break;
       case REG.AQA:
-        if ((this.#cc & CC.EN) === 0) this.#aqa = value & 0x0fff0fff;
+        if ((this.registers.cc & CC.EN) === 0) this.registers.aqa = value & 0x0fff0fff;
         break;
       case REG.ASQ:
       case REG.ASQ_HIGH:
-        if ((this.#cc & CC.EN) === 0) this.#asq[(offset - REG.ASQ) >> 2] = offset === REG.ASQ ? value & ~0xfff : value;
+        if ((this.registers.cc & CC.EN) === 0)
+          this.registers.asq[(offset - REG.ASQ) >> 2] = offset === REG.ASQ ? value & ~0xfff : value;
         break;
       case REG.ACQ:
       case REG.ACQ_HIGH:
-        if ((this.#cc & CC.EN) === 0) this.#acq[(offset - REG.ACQ) >> 2] = offset === REG.ACQ ? value & ~0xfff : value;
+        if ((this.registers.cc & CC.EN) === 0)
+          this.registers.acq[(offset - REG.ACQ) >> 2] = offset === REG.ACQ ? value & ~0xfff : value;
         break;
       default:
-        if (offset >= REG.DOORBELLS && offset < TABLE_OFFSET) this.#engine.ring((offset - REG.DOORBELLS) >> 2, value);
+        if (offset >= REG.DOORBELLS && offset < TABLE_OFFSET) this.engine.ring((offset - REG.DOORBELLS) >> 2, value);
     }
   }
 
   reset(kind: ResetKind): void {
     if (kind === 'power') {
-      for (const namespace of this.namespaces.values()) namespace.cache.lose();
+      if (this.#primary === undefined) for (const namespace of this.namespaces.values()) namespace.cache.lose();
       this.health.powerLost();
       this.health.save();
       this.errors.clear();
     } else this.#countAbruptReset();
     this.#stop();
-    this.#cc = 0;
-    this.#csts = 0;
+    this.registers.clear();
     this.#resetting = false;
-    this.#engine.mask = 0;
-    this.#aqa = 0;
-    this.#asq.fill(0);
-    this.#acq.fill(0);
+    this.engine.mask = 0;
   }
 
   busMaster(enabled: boolean): void {
-    if (enabled) this.#engine.schedule();
+    if (enabled) this.engine.schedule();
   }
 
   removed(): void {
     this.#removed = true;
     this.#stop();
+    this.health.save();
+    this.#primary?.manager?.remove(this.controllerId);
+    if (this.#primary !== undefined) return;
     // Pulled out: what was not flushed is gone, as with power.
     for (const namespace of this.namespaces.values()) {
       namespace.cache.lose();
       namespace.store.close?.();
     }
-    this.health.save();
   }
 
   #readRegister(offset: number): number {
@@ -347,30 +414,30 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
         return NVME_VERSION;
       case REG.INTMS:
       case REG.INTMC:
-        return this.#engine.mask;
+        return this.engine.mask;
       case REG.CC:
-        return this.#cc;
+        return this.registers.cc;
       case REG.CSTS:
-        return this.#csts;
+        return this.registers.csts;
       case REG.AQA:
-        return this.#aqa;
+        return this.registers.aqa;
       case REG.ASQ:
       case REG.ASQ_HIGH:
-        return this.#asq[(offset - REG.ASQ) >> 2] ?? 0;
+        return this.registers.asq[(offset - REG.ASQ) >> 2] ?? 0;
       case REG.ACQ:
       case REG.ACQ_HIGH:
-        return this.#acq[(offset - REG.ACQ) >> 2] ?? 0;
+        return this.registers.acq[(offset - REG.ACQ) >> 2] ?? 0;
       default:
         return 0;
     }
   }
 
   #writeConfiguration(value: number): void {
-    const before = this.#cc;
+    const before = this.registers.cc;
     const wasEnabled = (before & CC.EN) !== 0;
     let next = value & CC.ALL;
     if (wasEnabled && (next & CC.EN) !== 0) next = (next & ~CC.FIXED) | (before & CC.FIXED);
-    this.#cc = next;
+    this.registers.cc = next;
     const isEnabled = (next & CC.EN) !== 0;
     if (wasEnabled && !isEnabled) {
       this.#countAbruptReset();
@@ -378,44 +445,46 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
       this.#resetting = true;
       this.#ctx.defer(this.#settle);
     } else if (!wasEnabled && isEnabled) {
-      this.#csts &= ~CSTS.SHST_MASK;
+      this.registers.csts &= ~CSTS.SHST_MASK;
       this.#ctx.defer(this.#settle);
     }
     const notified = next & CC.SHN_MASK;
-    if ((notified === CC.SHN_NORMAL || notified === CC.SHN_ABRUPT) && (this.#csts & CSTS.SHST_MASK) === 0) {
-      this.#csts |= CSTS.SHST_OCCURRING;
-      const epoch = this.#epoch;
-      this.#ctx.defer(() => this.#shutDown(epoch));
+    if ((notified === CC.SHN_NORMAL || notified === CC.SHN_ABRUPT) && (this.registers.csts & CSTS.SHST_MASK) === 0) {
+      this.registers.csts |= CSTS.SHST_OCCURRING;
+      this.#beginShutdown();
     }
+  }
+
+  #beginShutdown(): void {
+    const epoch = this.#epoch;
+    this.#ctx.defer(() => this.#shutDown(epoch));
   }
 
   /** Carries out what CC asks for, once nothing of the time before is under way. */
   readonly #settle = (): void => {
-    if (this.#engine.isBusy || this.#removed) return;
+    if (this.engine.isBusy || this.#removed) return;
     if (this.#resetting) {
       this.#resetting = false;
-      this.#csts = 0;
-      this.#engine.mask = 0;
+      this.registers.csts = 0;
+      this.engine.mask = 0;
     }
-    if ((this.#cc & CC.EN) !== 0 && (this.#csts & (CSTS.RDY | CSTS.CFS)) === 0) this.#enable();
+    // Whether a suspended controller becomes ready is its own to say (Base 2.1, 5.1.17.1.1): this one does when it goes on.
+    if (this.engine.isSuspended) return;
+    if ((this.registers.cc & CC.EN) !== 0 && (this.registers.csts & (CSTS.RDY | CSTS.CFS)) === 0) this.#enable();
   };
 
   #enable(): void {
-    const shift = 12 + ((this.#cc & CC.MPS_MASK) >> CC.MPS_SHIFT);
-    const pageSize = 2 ** shift;
-    const asq = address(this.#asq);
-    const acq = address(this.#acq);
-    const sqSize = (this.#aqa & 0xfff) + 1;
-    const cqSize = ((this.#aqa >>> 16) & 0xfff) + 1;
+    const { asqAddress: asq, acqAddress: acq, adminSqSize: sqSize, adminCqSize: cqSize } = this.registers;
+    const pageSize = pageSizeOf(this.registers.cc);
     const isValid =
-      shift <= 16 &&
-      (this.#cc & (CC.CSS_MASK | CC.AMS_MASK)) === 0 &&
+      pageSize <= 0x10000 &&
+      (this.registers.cc & (CC.CSS_MASK | CC.AMS_MASK)) === 0 &&
       sqSize >= 2 &&
       cqSize >= 2 &&
       asq % pageSize === 0 &&
       acq % pageSize === 0;
     if (!isValid) {
-      this.#csts |= CSTS.CFS;
+      this.registers.csts |= CSTS.CFS;
       return;
     }
     this.transfer.pageSize = pageSize;
@@ -425,16 +494,18 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
     this.features.reset();
     this.#applyCache();
     this.health.enabled();
-    this.#csts |= CSTS.RDY;
+    this.registers.csts |= CSTS.RDY;
   }
 
   #stop(): void {
-    this.#epoch += 1;
-    this.#engine.stop();
+    this.stop();
+    this.manager?.reset();
+    this.#primary?.manager?.forget(this.controllerId);
   }
 
   #countAbruptReset(): void {
-    if ((this.#cc & CC.EN) !== 0 && (this.#csts & CSTS.SHST_MASK) !== CSTS.SHST_COMPLETE) this.abruptResets += 1;
+    if ((this.registers.cc & CC.EN) !== 0 && (this.registers.csts & CSTS.SHST_MASK) !== CSTS.SHST_COMPLETE)
+      this.abruptResets += 1;
   }
 
   #shutDown(epoch: number): void {
@@ -443,19 +514,23 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
       // A store that fails leaves the notification unanswered: the host's time-out tells it.
       if (epoch !== this.#epoch || status !== STATUS.SUCCESS) return;
       this.health.shutDown();
-      this.#csts = (this.#csts & ~CSTS.SHST_MASK) | CSTS.SHST_COMPLETE;
+      this.registers.csts = (this.registers.csts & ~CSTS.SHST_MASK) | CSTS.SHST_COMPLETE;
     };
-    const status = this.#writeBack();
+    const status = this.writeBack();
     if (typeof status === 'number') done(status);
     else void status.then(done);
   }
 
-  #writeBack(): number | Promise<number> {
+  /** Makes what the caches hold durable. */
+  writeBack(): number | Promise<number> {
     return this.#io.flush([...this.namespaces.values()]);
   }
 
+  /** The caches are the namespaces': one controller of theirs that wants none is enough. */
   #applyCache(): void {
-    const enabled = this.hasCache && this.features.value(FEATURE.VOLATILE_WRITE_CACHE) === 1;
+    const primary = this.#primary ?? this;
+    const all = [primary, ...(primary.manager?.controllers.values() ?? [])];
+    const enabled = this.hasCache && all.every(({ features }) => features.value(FEATURE.VOLATILE_WRITE_CACHE) === 1);
     for (const namespace of this.namespaces.values()) namespace.cache.enabled = enabled;
   }
 
@@ -468,13 +543,9 @@ export class NvmeController implements DeviceModel, BarHandler, AdminHost, IoHos
     const isNew = before === 0 && this.#criticalWarning !== 0;
     if (isNew && (this.features.value(FEATURE.ASYNC_EVENT) & CRITICAL_WARNING_TEMPERATURE) !== 0) {
       this.events.raise(EVENT.TYPE_SMART, EVENT.SMART_TEMPERATURE, LOG.SMART);
-      this.#engine.signalAll();
+      this.engine.signalAll();
     }
   }
-}
-
-function address(halves: Int32Array): number {
-  return ((halves[1] ?? 0) >>> 0) * 0x100000000 + ((halves[0] ?? 0) >>> 0);
 }
 
 function limit(what: string, value: number, least: number, most: number): void {

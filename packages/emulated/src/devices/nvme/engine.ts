@@ -1,6 +1,7 @@
 import type { FunctionContext } from '../../model.js';
+import type { TrackedDma } from '../tracked-dma.js';
 import { NvmeCommand } from './command.js';
-import { CQE_SHIFT, EVENT, LOG, SQE_SHIFT } from './constants.js';
+import { ADMIN, CQE_SHIFT, EVENT, LOG, SQE_SHIFT } from './constants.js';
 import type { AsyncEvents } from './events.js';
 import type { ErrorLog } from './logs.js';
 import { type Completion, CompletionQueue, type SubmissionQueue } from './queues.js';
@@ -38,8 +39,14 @@ export class QueueEngine {
   /** Interrupt mask (INTMS, INTMC). */
   mask = 0;
   readonly #ctx: FunctionContext;
+  readonly #dma: TrackedDma;
   readonly #host: EngineHost;
   #epoch = 0;
+  /** Nothing is fetched. */
+  #isSuspended = false;
+  /** Nothing is posted either: what was fetched before has ended. */
+  #isStill = false;
+  #onStill: (() => void)[] = [];
   #scheduled = false;
   /** Commands and transfers that wait for promises, of this enabling or an earlier one. */
   #outstanding = 0;
@@ -51,8 +58,9 @@ export class QueueEngine {
   /** The memory that completions were posted to last, as words: made once, not for each. */
   #words: Int32Array<ArrayBufferLike> = new Int32Array(0);
 
-  constructor(ctx: FunctionContext, host: EngineHost, queues: number) {
+  constructor(ctx: FunctionContext, dma: TrackedDma, host: EngineHost, queues: number) {
     this.#ctx = ctx;
+    this.#dma = dma;
     this.#host = host;
     this.sqs = new Array<SubmissionQueue | undefined>(queues).fill(undefined);
     this.cqs = new Array<CompletionQueue | undefined>(queues).fill(undefined);
@@ -63,9 +71,52 @@ export class QueueEngine {
     return this.#outstanding > 0;
   }
 
+  get isSuspended(): boolean {
+    return this.#isSuspended;
+  }
+
+  /**
+   * Fetches no more commands. Settles when those that were fetched have ended, but for requests that wait for an event:
+   * from then on the engine touches no memory and signals nothing. Doorbells are still noted.
+   */
+  suspend(): void | Promise<void> {
+    this.#isSuspended = true;
+    if (this.#outstanding === 0) this.#isStill = true;
+    if (this.#isStill) return;
+    return new Promise((resolve) => {
+      this.#onStill.push(resolve);
+    });
+  }
+
+  /** Goes on. Whoever has not consumed a completion is told of it again: its interrupt may have gone to another host. */
+  resume(): void {
+    this.#leaveSuspension();
+    for (const cq of this.cqs) if (cq !== undefined && cq.visible > 0) cq.posted = true;
+    this.schedule();
+  }
+
+  #leaveSuspension(): void {
+    this.#isSuspended = false;
+    this.#isStill = false;
+    for (const done of this.#onStill.splice(0)) done();
+  }
+
+  /** Takes a request that waits for an event, as one was that another controller had fetched. */
+  adopt(sq: SubmissionQueue, cid: number): void {
+    const command = this.#stock.pop() ?? new NvmeCommand();
+    command.bytes.fill(0);
+    command.bytes[0] = ADMIN.ASYNC_EVENT;
+    command.bytes[2] = cid & 0xff;
+    command.bytes[3] = cid >>> 8;
+    command.begin(sq, this.#epoch);
+    command.isHeld = true;
+    this.#host.events.hold(command);
+  }
+
   /** Everything stops where it is: queues are gone, commands are forgotten, the pin is quiet. */
   stop(): void {
     this.#epoch += 1;
+    this.#leaveSuspension();
     this.#stock.push(...this.#host.events.reset());
     this.sqs.fill(undefined);
     this.cqs.fill(undefined);
@@ -120,7 +171,7 @@ export class QueueEngine {
 
   readonly #run = (): void => {
     this.#scheduled = false;
-    if (!this.#host.isRunning || !this.#ctx.dma.enabled) return;
+    if (!this.#host.isRunning || !this.#dma.enabled) return;
     for (let id = 0; id < this.cqs.length; id++) {
       const cq = this.cqs[id];
       if (cq !== undefined && cq.backlog.length > 0) this.#drain(cq);
@@ -141,7 +192,7 @@ export class QueueEngine {
 
   /** Fetches and executes a batch of one queue; how many commands. */
   #serve(sq: SubmissionQueue | undefined): number {
-    if (sq === undefined || sq.deleting || sq.isFetching || sq.waiting === 0) return 0;
+    if (sq === undefined || this.#isSuspended || sq.deleting || sq.isFetching || sq.waiting === 0) return 0;
     if (sq.inFlight >= IN_FLIGHT || sq.cq.backlog.length > 0) return 0;
     const straight = sq.tail > sq.head ? sq.tail - sq.head : sq.size - sq.head;
     const count = Math.min(straight, BATCH);
@@ -149,14 +200,14 @@ export class QueueEngine {
     const length = count << SQE_SHIFT;
     const epoch = this.#epoch;
     try {
-      const local = this.#ctx.dma.view(from, length, false);
+      const local = this.#dma.view(from, length, false);
       if (local !== undefined) {
         this.#batch.set(local);
         this.#executeBatch(sq, this.#batch, count);
         return count;
       }
       const buffer = new Uint8Array(length);
-      const wait = this.#ctx.dma.read(from, buffer);
+      const wait = this.#dma.read(from, buffer);
       if (wait === undefined) {
         this.#executeBatch(sq, buffer, count);
         return count;
@@ -220,6 +271,10 @@ export class QueueEngine {
     this.#outstanding -= 1;
     if (this.#outstanding === 0) this.#host.drained();
     this.signalAll();
+    if (this.#outstanding === 0 && this.#isSuspended) {
+      this.#isStill = true;
+      for (const done of this.#onStill.splice(0)) done();
+    }
     this.schedule();
   }
 
@@ -258,7 +313,7 @@ export class QueueEngine {
 
   /** Posts what waits, as far as there is room. The phase bit is stored last. */
   #drain(cq: CompletionQueue): void {
-    while (cq.backlog.length > 0 && !cq.isFull && !cq.posting && this.#host.isRunning) {
+    while (cq.backlog.length > 0 && !cq.isFull && !cq.posting && !this.#isStill && this.#host.isRunning) {
       const completion = cq.backlog.shift();
       if (completion === undefined) return;
       const at = cq.base + (cq.tail << CQE_SHIFT);
@@ -274,7 +329,7 @@ export class QueueEngine {
       view.setUint32(8, (completion.sqHead | (completion.sqId << 16)) >>> 0, true);
       view.setInt32(12, last, true);
       try {
-        const local = this.#ctx.dma.view(at, 1 << CQE_SHIFT, true);
+        const local = this.#dma.view(at, 1 << CQE_SHIFT, true);
         if (local !== undefined) {
           for (let i = 0; i < 12; i++) local[i] = this.#entry[i] ?? 0;
           this.#storeLast(local, last);
@@ -282,7 +337,7 @@ export class QueueEngine {
           continue;
         }
         const epoch = this.#epoch;
-        const wait = this.#ctx.dma.write(at, this.#entry.slice());
+        const wait = this.#dma.write(at, this.#entry.slice());
         if (wait === undefined) {
           cq.posted = true;
           continue;
@@ -310,6 +365,7 @@ export class QueueEngine {
 
   /** One interrupt for each queue that was posted to since the last time. */
   signalAll(): void {
+    if (this.#isStill) return;
     for (let id = 0; id < this.cqs.length; id++) {
       const cq = this.cqs[id];
       if (cq === undefined || !cq.posted) continue;

@@ -1,7 +1,8 @@
 import type { NvmeCommand } from './command.js';
 import { STATUS } from './status.js';
 
-interface Event {
+/** Something that waits to be told. */
+export interface PendingEvent {
   readonly type: number;
   readonly info: number;
   readonly log: number;
@@ -15,7 +16,7 @@ export class AsyncEvents {
   readonly #limit: number;
   readonly #complete: (command: NvmeCommand, status: number) => void;
   #held: NvmeCommand[] = [];
-  #pending: Event[] = [];
+  #pending: PendingEvent[] = [];
   readonly #quiet = new Set<number>();
 
   constructor(limit: number, complete: (command: NvmeCommand, status: number) => void) {
@@ -24,8 +25,24 @@ export class AsyncEvents {
   }
 
   /** Requests that wait. */
-  get held(): number {
-    return this.#held.length;
+  get held(): readonly NvmeCommand[] {
+    return this.#held;
+  }
+
+  get pending(): readonly PendingEvent[] {
+    return this.#pending;
+  }
+
+  /** Types that were told and whose log page was not read. */
+  get quiet(): ReadonlySet<number> {
+    return this.#quiet;
+  }
+
+  /** What another controller has not told yet, and may not tell; its requests come one by one. */
+  adopt(pending: readonly PendingEvent[], quiet: Iterable<number>): void {
+    this.#pending = [...pending];
+    this.#quiet.clear();
+    for (const type of quiet) this.#quiet.add(type);
   }
 
   /** Takes a request; false where the limit is reached. */

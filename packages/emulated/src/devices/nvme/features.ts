@@ -40,6 +40,12 @@ const CAPABILITIES: Readonly<Record<number, number>> = {
   [FEATURE.ASYNC_EVENT]: CHANGEABLE,
 };
 
+/** A vector, a namespace id, a kind of threshold. */
+const MAX_SELECTOR = 0xffff;
+
+/** Feature, which of its values, the value. */
+export type FeatureEntry = readonly [feature: number, selector: number, value: number];
+
 /** Get Features and Set Features (NVM Express 1.4, 5.12 and 5.21). */
 export class NvmeFeatures {
   readonly #host: FeatureHost;
@@ -57,6 +63,23 @@ export class NvmeFeatures {
   /** The value in force. */
   value(feature: number, selector = 0): number {
     return this.#current.get(key(feature, selector)) ?? this.#default(feature, selector);
+  }
+
+  /** Every value that is not as by default: feature, selector, value. */
+  get entries(): FeatureEntry[] {
+    return [...this.#current].map(([name, value]) => {
+      const [feature = 0, selector = 0] = name.split(':').map(Number);
+      return [feature, selector, value];
+    });
+  }
+
+  knows(entries: readonly FeatureEntry[]): boolean {
+    return entries.every(([feature, selector]) => CAPABILITIES[feature] !== undefined && selector <= MAX_SELECTOR);
+  }
+
+  /** Takes another controller's values, all of them known, in the place of its own. */
+  adopt(entries: readonly FeatureEntry[]): void {
+    this.#current = new Map(entries.map(([feature, selector, value]) => [key(feature, selector), value]));
   }
 
   get(command: NvmeCommand): number {

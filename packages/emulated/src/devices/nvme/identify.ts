@@ -10,6 +10,8 @@ export interface ControllerIdentity {
   readonly firmware: string;
   readonly subnqn: string;
   readonly controllerId: number;
+  /** The only controller of its subsystem, the one that manages the migration of others, or one of those. */
+  readonly role: 'only' | 'manager' | 'managed';
   readonly mdts: number;
   readonly namespaces: number;
   readonly hasCache: boolean;
@@ -26,6 +28,21 @@ export const IDENTIFY_SIZE = 4096;
 /** Optional asynchronous events that are supported: namespace attribute notices. */
 export const OAES_NAMESPACE = 0x100;
 
+/** Bits of OACS: Format NVM, and Host Managed Live Migration (Base 2.1, figure 312). */
+const OACS_FORMAT = 0x0002;
+const OACS_LIVE_MIGRATION = 0x0800;
+
+/** Limits of tracking that a manager announces (Base 2.1, figure 312, bytes 570 to 576). */
+export const TRACKING = {
+  /** Ranges of host memory that are tracked at a time, over all controllers. */
+  DESCRIPTORS: 16,
+  /** Granularity as powers of two of 4 KiB: 4 KiB to 2 MiB. */
+  MIN_GRANULARITY: 0,
+  MAX_GRANULARITY: 9,
+  /** Host memory changes are tracked (THMCS); user data changes are not. */
+  ATTRIBUTES: 0x1,
+} as const;
+
 /** Identify Controller (figure 247). */
 export function identifyController(id: ControllerIdentity): Uint8Array {
   const bytes = new Uint8Array(IDENTIFY_SIZE);
@@ -37,6 +54,8 @@ export function identifyController(id: ControllerIdentity): Uint8Array {
   ascii(bytes, 64, 8, id.firmware);
   view.setUint8(72, 3); // recommended arbitration burst: 8 commands
   bytes.set([0x00, 0x54, 0x52], 73); // OUI 52:54:00, low byte first
+  // CMIC: more controllers than one, one of a virtual function.
+  view.setUint8(76, { only: 0, manager: 0x02, managed: 0x06 }[id.role]);
   view.setUint8(77, id.mdts);
   view.setUint16(78, id.controllerId, true);
   view.setUint32(80, NVME_VERSION, true);
@@ -44,7 +63,7 @@ export function identifyController(id: ControllerIdentity): Uint8Array {
   view.setUint32(88, 5_000_000, true); // RTD3 entry latency, us: how long a shutdown may take
   view.setUint32(92, OAES_NAMESPACE, true);
   view.setUint8(111, 1); // an I/O controller
-  view.setUint16(256, 0x0002, true); // OACS: Format NVM
+  view.setUint16(256, OACS_FORMAT | (id.role === 'manager' ? OACS_LIVE_MIGRATION : 0), true);
   view.setUint8(258, 3); // ACL: 4 aborts
   view.setUint8(259, id.asyncEvents - 1);
   view.setUint8(260, 0x03); // one firmware slot, read only
@@ -60,19 +79,27 @@ export function identifyController(id: ControllerIdentity): Uint8Array {
   view.setUint8(524, 0); // FNA: formats are per namespace
   view.setUint8(525, id.hasCache ? 0x07 : 0x06); // a cache; Flush takes all namespaces
   view.setUint8(531, 0);
+  if (id.role === 'manager') {
+    view.setUint16(570, TRACKING.DESCRIPTORS, true); // CMMRTD
+    view.setUint16(572, TRACKING.DESCRIPTORS, true); // NMMRTD
+    view.setUint8(574, TRACKING.MIN_GRANULARITY);
+    view.setUint8(575, TRACKING.MAX_GRANULARITY);
+    view.setUint8(576, TRACKING.ATTRIBUTES); // TRATTR
+  }
   ascii(bytes, 768, 256, id.subnqn, 0);
   view.setUint16(2048, 2500, true); // power state 0: 25 W
   return bytes;
 }
 
 /** Identify Namespace (figure 245). */
-export function identifyNamespace(namespace: NvmeNamespace): Uint8Array {
+export function identifyNamespace(namespace: NvmeNamespace, isShared: boolean): Uint8Array {
   const bytes = new Uint8Array(IDENTIFY_SIZE);
   const view = new DataView(bytes.buffer);
   const blocks = BigInt(namespace.blocks);
   for (const at of [0, 8, 16]) view.setBigUint64(at, blocks, true);
   view.setUint8(25, LBA_FORMATS.length - 1);
   view.setUint8(26, namespace.format);
+  view.setUint8(30, isShared ? 1 : 0); // NMIC: attached to more controllers than one
   view.setUint8(33, 0x09); // DLFEAT: deallocated blocks read as zeros; Write Zeroes can deallocate
   view.setBigUint64(48, BigInt(namespace.size), true);
   bytes.set(guid(namespace), 104);

@@ -6,6 +6,7 @@ export {
   FEATURE as NVME_FEATURE,
   IO as NVME_IO,
   LOG as NVME_LOG,
+  MIGRATION_ADMIN as NVME_MIGRATION_ADMIN,
   REG as NVME_REG,
 } from './constants.js';
 export { NvmeController, type NvmeOptions } from './controller.js';

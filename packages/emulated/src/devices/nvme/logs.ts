@@ -1,4 +1,4 @@
-import { ADMIN, IO } from './constants.js';
+import { ADMIN, IO, MIGRATION_ADMIN } from './constants.js';
 import type { NvmeHealth } from './health.js';
 
 /** What an entry of the error log tells. */
@@ -12,11 +12,16 @@ export interface ErrorEntry {
   readonly nsid: number;
 }
 
+/** An entry with its number: errors are counted over the life of a controller. */
+export interface CountedError extends ErrorEntry {
+  readonly count: number;
+}
+
 /** The newest errors (figure 193), lost with a controller reset or not: here they stay until power goes. */
 export class ErrorLog {
   readonly size: number;
   readonly #health: NvmeHealth;
-  #entries: (ErrorEntry & { readonly count: number })[] = [];
+  #entries: CountedError[] = [];
 
   constructor(size: number, health: NvmeHealth) {
     this.size = size;
@@ -31,6 +36,16 @@ export class ErrorLog {
 
   clear(): void {
     this.#entries = [];
+  }
+
+  /** Newest first. */
+  get entries(): readonly CountedError[] {
+    return this.#entries;
+  }
+
+  /** Takes another controller's log in the place of its own. */
+  adopt(entries: readonly CountedError[]): void {
+    this.#entries = entries.slice(0, this.size);
   }
 
   page(): Uint8Array {
@@ -97,10 +112,11 @@ const CHANGES_NAMESPACE = 0x4;
 const ALONE_IN_NAMESPACE = 0x1 << 16;
 
 /** Commands Supported and Effects (figure 197). */
-export function commandsPage(): Uint8Array {
+export function commandsPage(isManager: boolean): Uint8Array {
   const bytes = new Uint8Array(4096);
   const view = new DataView(bytes.buffer);
   for (const opcode of Object.values(ADMIN)) view.setUint32(4 * opcode, SUPPORTED, true);
+  if (isManager) for (const opcode of Object.values(MIGRATION_ADMIN)) view.setUint32(4 * opcode, SUPPORTED, true);
   view.setUint32(4 * ADMIN.FORMAT_NVM, SUPPORTED | CHANGES_BLOCKS | CHANGES_NAMESPACE | ALONE_IN_NAMESPACE, true);
   for (const opcode of Object.values(IO)) view.setUint32(1024 + 4 * opcode, SUPPORTED, true);
   for (const opcode of [IO.WRITE, IO.WRITE_ZEROES, IO.DATASET_MANAGEMENT])

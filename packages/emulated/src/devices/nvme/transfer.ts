@@ -1,4 +1,4 @@
-import type { FunctionDma } from '../../host/dma.js';
+import type { TrackedDma } from '../tracked-dma.js';
 import type { NvmeCommand } from './command.js';
 import { STATUS } from './status.js';
 
@@ -10,11 +10,11 @@ export type Direction = 'to-host' | 'from-host';
  * mapped in this process, by promise where a part is reached by messages.
  */
 export class PrpTransfer {
-  readonly #dma: FunctionDma;
+  readonly #dma: TrackedDma;
   /** Bytes of a memory page (CC.MPS). */
   pageSize = 4096;
 
-  constructor(dma: FunctionDma) {
+  constructor(dma: TrackedDma) {
     this.#dma = dma;
   }
 

@@ -1,8 +1,9 @@
+import type { TrackedRange } from '../../dirty-pages.js';
 import { badParameter, type Call, type Command, CommandError, command, SYNDROME } from '../command.js';
 import { OBJECT, OPCODE, STATUS } from '../constants.js';
 import { getNumber64, setNumber64 } from '../fields.js';
 import type { HcaFunction } from '../hca.js';
-import { PageTracker, TRACKER_STATE, type TrackedRange } from '../page-tracker.js';
+import { PageTracker, TRACKER_STATE } from '../page-tracker.js';
 import { initialized } from './states.js';
 
 const CONTEXT = 0x80;
