@@ -9,14 +9,17 @@ export function vfioPciCoreAerErrDetected(dev: VfioPciCoreDevice): 'can_recover'
   return 'can_recover';
 }
 
-/** The function was reset by error recovery. */
+/** The function was reset by error recovery, or by whoever owns the host. */
 export function vfioPciCoreAerResetDone(dev: VfioPciCoreDevice): void {
   notifyReset(dev);
 }
 
-/** What a VFIO driver does about hardware errors: `vfio_pci_core_err_handlers`. */
+/** What a VFIO driver does about hardware errors and resets: `vfio_pci_core_err_handlers`, with the kernel's `reset_done` for all. */
 export const vfioPciCoreErrHandlers: PciErrorHandlers = Object.freeze({
   errorDetected(fn, bus) {
     vfioPciCoreAerErrDetected(deviceOf(bus, fn));
+  },
+  resetDone(fn, bus) {
+    vfioPciCoreAerResetDone(deviceOf(bus, fn));
   },
 } satisfies PciErrorHandlers);

@@ -14,6 +14,7 @@ import { createDmaSpace, type GuestMemory } from './guest-memory.js';
 import type { DeviceCap } from './info.js';
 import { IoeventfdList } from './ioeventfd-list.js';
 import { IrqState } from './irq-state.js';
+import { chain, type MaybePromise } from './maybe-promise.js';
 import type { MigrationSession } from './migration-session.js';
 import type { VfioLogOps, VfioMigrationOps } from './migration-types.js';
 import { openVfioDevice } from './open.js';
@@ -72,11 +73,15 @@ export class VfioPciCoreDevice implements VfioDeviceProvider {
   /** The data stream that is open. */
   session: MigrationSession | undefined = undefined;
   /** Taken by each migration step; a reset that comes meanwhile waits for its end. */
-  readonly stateLock = new DeferredReset(() => this.#afterReset());
+  readonly stateLock = new DeferredReset((raced) => this.#afterReset(raced));
   /** The op that may take time and runs now, with all that wait for it; never rejects. */
   pending: Promise<void> | undefined = undefined;
-  /** Called after each reset of the function, however it came about: a migratable device returns to RUNNING. Set in `init`. */
-  readonly resetDone: (() => void)[] = [];
+  /**
+   * Called after each reset of the function, however it came about: a migratable device returns to RUNNING. `raced`: it came
+   * while a migration step was under way, which may have changed the function after it; then the handler may take its time
+   * to undo that. Set in `init`.
+   */
+  readonly resetDone: ((raced: boolean) => MaybePromise<void>)[] = [];
 
   /** Device regions, in the order of registration; the first has the index after the base's own. */
   readonly regions: DevRegion[] = [];
@@ -187,11 +192,13 @@ export class VfioPciCoreDevice implements VfioDeviceProvider {
     return this.baseRegions + at;
   }
 
-  #afterReset(): void {
+  #afterReset(raced: boolean): MaybePromise<void> {
     const { session } = this;
     this.session = undefined;
     session?.end();
-    for (const handler of this.resetDone) handler();
+    let work: MaybePromise<void> | undefined;
+    for (const handler of this.resetDone) work = chain(work, () => handler(raced));
+    return work;
   }
 
   /** A {@link VfioError} that names this device. */

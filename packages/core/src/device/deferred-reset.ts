@@ -1,18 +1,21 @@
-import { isPromise, type MaybePromise, tracked } from './maybe-promise.js';
+import { chain, isPromise, type MaybePromise, tracked } from './maybe-promise.js';
 
 /**
  * The lock over a device's migration state, with the rule that every migratable driver needs: a reset that comes while a
  * step runs must not touch the state under it; it is remembered and applied before the lock is given back.
  */
 export class DeferredReset {
-  readonly #apply: () => void;
+  readonly #apply: (raced: boolean) => MaybePromise<void>;
   /** Settles (never rejects) when the step that runs, and all that wait, have ended. */
   #tail: Promise<void> | undefined;
   #busy = false;
   #deferred = false;
 
-  /** @param apply brings the state back to RUNNING and ends data streams; must not throw. */
-  constructor(apply: () => void) {
+  /**
+   * @param apply brings the state back to RUNNING and ends data streams; must not throw. `raced`: a step was under way,
+   *   which may have gone on after the reset; what it did is undone under the lock. Otherwise nothing may wait.
+   */
+  constructor(apply: (raced: boolean) => MaybePromise<void>) {
     this.#apply = apply;
   }
 
@@ -32,7 +35,7 @@ export class DeferredReset {
   /** The function was reset: applied now, or at the end of the step that runs. */
   resetDone(): void {
     if (this.#busy) this.#deferred = true;
-    else this.#apply();
+    else void this.#apply(false);
   }
 
   #locked<T>(step: () => MaybePromise<T>): MaybePromise<T> {
@@ -41,19 +44,22 @@ export class DeferredReset {
     try {
       result = step();
     } catch (error) {
-      this.#unlock();
-      throw error;
+      return chain(this.#unlock(), () => {
+        throw error;
+      });
     }
     if (isPromise(result)) return result.finally(() => this.#unlock());
-    this.#unlock();
-    return result;
+    const value = result;
+    return chain(this.#unlock(), () => value);
   }
 
-  #unlock(): void {
+  #unlock(): MaybePromise<void> {
+    if (this.#deferred) {
+      this.#deferred = false;
+      return chain(this.#apply(true), () => this.#unlock());
+    }
     this.#busy = false;
-    if (!this.#deferred) return;
-    this.#deferred = false;
-    this.#apply();
+    return undefined;
   }
 
   #track<T>(result: Promise<T>): Promise<T> {

@@ -212,8 +212,11 @@ export class DriverCore {
     }
     slot.bound = true;
     const { errorHandlers } = driver;
-    if (errorHandlers?.errorDetected !== undefined && fn.base.kind === 'raw') {
-      slot.offError = fn.base.onError(() => errorHandlers.errorDetected?.(fn, this.#bus));
+    if (errorHandlers !== undefined && fn.base.kind === 'raw') {
+      slot.offError = fn.base.onError((event) => {
+        if (event === 'reset-done') errorHandlers.resetDone?.(fn, this.#bus);
+        else errorHandlers.errorDetected?.(fn, this.#bus);
+      });
     }
     if (fn.physfn !== undefined && this.captures.has(fn.physfn)) {
       const pfDriver = this.slots.get(fn.physfn.address)?.driver;

@@ -10,6 +10,8 @@ export interface PciErrorHandlers {
    * where the host knows of such errors. Synchronous, must not throw.
    */
   errorDetected?(fn: PciFunction, bus: PciBus): void;
+  /** The host has reset the function, which is configured as before. Called as `errorDetected` is. */
+  resetDone?(fn: PciFunction, bus: PciBus): void;
 }
 
 /**

@@ -123,6 +123,12 @@ export interface RawDmaBuf {
 export type FunctionResetMethod = 'flr' | 'af_flr' | 'pm' | 'bus' | 'device_specific';
 
 /**
+ * What befalls a function without its driver's doing: an uncorrectable error was reported (AER), or the host has reset it,
+ * to recover it from one or because its owner wanted it, and written its configuration back.
+ */
+export type RawErrorEvent = 'error-detected' | 'reset-done';
+
+/**
  * A function as bare hardware: our core virtualises it, as `vfio_pci_core` does in the kernel. Everything the kernel's
  * PCI core does for that driver is either here or in core's helpers over {@link RawConfigSpace}.
  */
@@ -148,8 +154,8 @@ export interface RawFunctionBase {
   readonly sriov: RawSriov | undefined;
   /** Where the function's DMA goes from now on; undefined: nowhere (every access faults). */
   attachDma(space: DmaSpace | undefined): void;
-  /** Registers for uncorrectable errors (AER); the result unregisters. */
-  onError(handler: () => void): () => void;
+  /** Registers for what befalls the function; the result unregisters. */
+  onError(handler: (event: RawErrorEvent) => void): () => void;
   /** Makes a DMA buffer of page-aligned ranges of a BAR. Absent where the host cannot. */
   exportDmaBuf?(
     region: number,

@@ -17,6 +17,7 @@ import type {
   PciResource,
   PlatformToken,
   RawDmaBuf,
+  RawErrorEvent,
   RawFunctionBase,
   RawResetScope,
   RawSriov,
@@ -207,7 +208,7 @@ export class FakeFunction implements PciFunction, RawFunctionBase {
   slowPower: Promise<void> | undefined;
   /** Runs inside a reset, after the registers were lost. */
   onReset: (() => void) | undefined;
-  readonly errorHandlers = new Set<() => void>();
+  readonly errorHandlers = new Set<(event: RawErrorEvent) => void>();
   #asserted = false;
 
   constructor(host: FakeHost, options: FakeFunctionOptions = {}) {
@@ -352,7 +353,7 @@ export class FakeFunction implements PciFunction, RawFunctionBase {
     this.dma = space;
   }
 
-  onError(handler: () => void): () => void {
+  onError(handler: (event: RawErrorEvent) => void): () => void {
     this.errorHandlers.add(handler);
     return () => {
       this.errorHandlers.delete(handler);

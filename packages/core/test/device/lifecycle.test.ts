@@ -146,7 +146,7 @@ describe('probe and remove on a bus', () => {
     const device = await deviceOf(bus, fn).open();
     const trigger = new CountingTrigger();
     device.setIrqs({ index: 3, flags: 0x24, start: 0, count: 1, triggers: [trigger] });
-    for (const handler of fn.errorHandlers) handler();
+    for (const handler of fn.errorHandlers) handler('error-detected');
     expect(trigger.signals).toBe(1);
     await device.close();
   });

@@ -273,6 +273,36 @@ describe('a reset', () => {
     expect(errnoOf(() => data?.read(new Uint8Array(1)))).toBe('ENODEV');
   });
 
+  test('that came while a step ran may be followed up under the lock: the next request waits, one by one', async () => {
+    const { device, toy, dev } = await toyDevice();
+    const raced: boolean[] = [];
+    let followedUp = () => {};
+    dev.resetDone.push((late) => {
+      raced.push(late);
+      return late ? new Promise<void>((resolve) => (followedUp = resolve)) : undefined;
+    });
+    await device.reset();
+    let go = () => {};
+    toy.slow = new Promise((resolve) => {
+      go = resolve;
+    });
+    const first = setState(device, STATE.RUNNING_P2P);
+    vfioPciCoreAerResetDone(dev);
+    go();
+    const second = setState(device, STATE.STOP);
+    await toy.slow;
+    await new Promise((resolve) => setImmediate(resolve));
+    expect([raced, toy.arcs]).toEqual([[false, true], ['2>5']]);
+    // Another one, while the first is followed up.
+    vfioPciCoreAerResetDone(dev);
+    followedUp();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect([raced, toy.arcs]).toEqual([[false, true, true], ['2>5']]);
+    followedUp();
+    await Promise.all([first, second]);
+    expect(toy.arcs).toEqual(['2>5', '2>5', '5>1']);
+  });
+
   test('at open finds the device RUNNING', async () => {
     const { device, dev, toy } = await toyDevice();
     setState(device, STATE.STOP);

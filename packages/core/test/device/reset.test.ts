@@ -127,7 +127,7 @@ describe('RESET', () => {
     const { device } = await opened({ exp: true }, (core) => ({
       ...core,
       name: 'told',
-      init: (dev) => void dev.resetDone.push(() => told++),
+      init: (dev) => void dev.resetDone.push(() => void told++),
     }));
     told = 0;
     await device.reset();
@@ -262,7 +262,7 @@ describe('hot reset', () => {
     await enableMemory(one!);
     await enableMemory(two!);
     const told: number[] = [];
-    for (const [i, dev] of made.devs.entries()) dev.resetDone.push(() => told.push(i));
+    for (const [i, dev] of made.devs.entries()) dev.resetDone.push(() => void told.push(i));
     const trigger = new CountingTrigger();
     two!.setIrqs({ index: 2, flags: 0x24, start: 0, count: 1, triggers: [trigger] });
     const { memory } = two!.mmapArea(0, 0, 4096);

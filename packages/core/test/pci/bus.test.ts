@@ -428,17 +428,21 @@ describe('functions that come and go', () => {
   });
 });
 
-describe('errors of a function', () => {
+describe('errors and resets of a function', () => {
   test('reach the driver from the end of its probe to the beginning of its remove', async () => {
     const pf = host.addPf('0000:03:00.0');
     const seen: string[] = [];
     const nic: PciDriver = recordingDriver('nic', [NIC], {
-      errorHandlers: { errorDetected: (which) => void seen.push(which.address) },
+      errorHandlers: {
+        errorDetected: (which) => void seen.push(`${which.address} failed`),
+        resetDone: (which) => void seen.push(`${which.address} was reset`),
+      },
     });
     await bus.register(nic);
     await bus.probe(pf.fn);
-    pf.fail();
-    expect(seen).toEqual(['0000:03:00.0']);
+    pf.happen('error-detected');
+    pf.happen('reset-done');
+    expect(seen).toEqual(['0000:03:00.0 failed', '0000:03:00.0 was reset']);
     await bus.unbind(pf.fn);
     expect(pf.watchesErrors()).toBe(false);
   });

@@ -5,6 +5,7 @@ import type {
   PciHost,
   PciHostEvents,
   PciIdentity,
+  RawErrorEvent,
   RawFunctionBase,
   RawSriov,
 } from '@vfio/core';
@@ -93,11 +94,11 @@ export class FakeHost implements PciHost {
         sriov.numVfs = 0;
       },
     };
-    let onError: (() => void) | undefined;
+    let onError: ((event: RawErrorEvent) => void) | undefined;
     const base = {
       kind: 'raw',
       sriov,
-      onError: (handler: () => void) => {
+      onError: (handler: (event: RawErrorEvent) => void) => {
         onError = handler;
         return () => {
           onError = undefined;
@@ -105,7 +106,13 @@ export class FakeHost implements PciHost {
       },
     } as unknown as RawFunctionBase;
     const fn = this.add(address, { base });
-    return { fn, vfs, sriov, fail: () => onError?.(), watchesErrors: () => onError !== undefined };
+    return {
+      fn,
+      vfs,
+      sriov,
+      happen: (event: RawErrorEvent) => onError?.(event),
+      watchesErrors: () => onError !== undefined,
+    };
   }
 }
 
@@ -114,7 +121,7 @@ export interface FakePf {
   readonly vfs: readonly PciFunction[];
   readonly sriov: RawSriov & { driversAutoprobe: boolean };
   /** Reports an uncorrectable error. */
-  fail(): void;
+  happen(event: RawErrorEvent): void;
   watchesErrors(): boolean;
 }
 

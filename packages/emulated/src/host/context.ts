@@ -270,7 +270,7 @@ export class EmulatedFunctionContext implements FunctionContext {
     const reported =
       (enable & (fatal ? PCI_EXP_DEVCTL_FERE : PCI_EXP_DEVCTL_NFERE)) !== 0 ||
       (config.get(PCI_COMMAND, 2) & PCI_COMMAND_SERR) !== 0;
-    if (reported) this.#fn.notifyError();
+    if (reported) this.#fn.notifyError('error-detected');
   }
 
   #msixSpace(where: BarLocation, size: number): BarSpace {

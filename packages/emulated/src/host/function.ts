@@ -4,6 +4,7 @@ import type {
   PciFunction,
   PciResource,
   PlatformToken,
+  RawErrorEvent,
   RawFunctionBase,
   RawResetScope,
   RawSriov,
@@ -44,6 +45,7 @@ import { FunctionDma } from './dma.js';
 import type { EmulatedPciHost } from './host.js';
 import { HostInterrupts } from './raw-interrupts.js';
 import type { RootPort } from './root-port.js';
+import { restoreState, saveState } from './saved-state.js';
 import type { VirtualFunctions } from './sriov.js';
 
 /** Index of the ROM among a function's resources. */
@@ -91,7 +93,7 @@ export class EmulatedFunction<M extends DeviceModel = DeviceModel> implements Pc
   #gone = false;
   #resetLocks = 0;
   #master = false;
-  readonly #errorHandlers = new Set<() => void>();
+  readonly #errorHandlers = new Set<(event: RawErrorEvent) => void>();
   readonly vga = undefined;
 
   constructor(host: EmulatedPciHost, place: PciAddress, parent: RootPort | undefined, vf?: VfPlace) {
@@ -199,15 +201,27 @@ export class EmulatedFunction<M extends DeviceModel = DeviceModel> implements Pc
     this.dma.attach(space);
   }
 
-  onError(handler: () => void): () => void {
+  onError(handler: (event: RawErrorEvent) => void): () => void {
     this.#errorHandlers.add(handler);
     return () => {
       this.#errorHandlers.delete(handler);
     };
   }
 
-  notifyError(): void {
-    for (const handler of [...this.#errorHandlers]) handler();
+  notifyError(event: RawErrorEvent): void {
+    for (const handler of [...this.#errorHandlers]) handler(event);
+  }
+
+  /**
+   * The host resets the function of itself, as error recovery and `reset` in sysfs do, and gives it back as it was.
+   *
+   * @throws ENOTTY where it cannot be reset alone, EAGAIN where it is being reset.
+   */
+  resetByHost(): void {
+    const state = saveState(this);
+    this.tryResetFunction();
+    restoreState(state);
+    this.notifyError('reset-done');
   }
 
   get sriov(): RawSriov | undefined {
