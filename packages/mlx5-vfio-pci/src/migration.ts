@@ -81,10 +81,11 @@ export class Mlx5Migration {
     ]);
   }
 
-  /** The function was reset: it runs, and nothing of a session is left. */
-  reset(): void {
+  /** The function was reset: it runs, and nothing of a session is left. `raced`: a SUSPEND may have come after that. */
+  reset(raced: boolean): Promise<void> | undefined {
     this.#state = RUNNING;
     this.#dropSessions();
+    return raced && !this.#detached ? this.#resumeAll() : undefined;
   }
 
   /** The physical function is gone: nobody can be asked for anything. */
@@ -200,6 +201,15 @@ export class Mlx5Migration {
       this.#dropSessions();
       await resuming?.released;
     }
+  }
+
+  /** Lets the function run whatever it stands at: half of it that runs already is refused. */
+  async #resumeAll(): Promise<void> {
+    const { vhca } = this.#support;
+    for (const resume of [resumeResponder, resumeInitiator])
+      await resume(vhca).catch((error: unknown) => {
+        if (wasLost(error)) this.#fail();
+      });
   }
 
   #fail(): void {

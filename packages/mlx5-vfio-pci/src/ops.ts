@@ -18,7 +18,7 @@ export function mlx5Ops(support: Support): VfioOpsFactory {
       const migration = new Mlx5Migration(support.migration);
       dev.migrationFlags = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY;
       dev.migrationOps = migration.ops;
-      dev.resetDone.push(() => migration.reset());
+      dev.resetDone.push((raced) => migration.reset(raced));
       support.onGone(() => migration.detach());
       support.beforeRelease(() => migration.released);
       const { hca } = support.migration.vhca;

@@ -7,7 +7,7 @@ import {
   VFIO_DEVICE_FEATURE_SET,
 } from '@vfio/uapi';
 import { describe, expect, test } from 'vitest';
-import { drain, feed, type Machine, machine, PAGE, STATE, stream, type Vf } from './helpers/setup.js';
+import { drain, feed, type Machine, machine, nothingHeld, PAGE, STATE, stream, type Vf } from './helpers/setup.js';
 
 const OP = { SUSPEND: 0x115, RESUME: 0x116, QUERY: 0x117, SAVE: 0x118, LOAD: 0x119 } as const;
 
@@ -15,15 +15,6 @@ const migrationCommands = ({ commands }: Machine): string[] =>
   commands
     .filter(({ opcode }) => opcode >= OP.SUSPEND && opcode <= OP.LOAD)
     .map(({ name, opMod }) => `${name.replace('_VHCA', '')} ${opMod}`);
-
-/** Everything that a session takes has been given back. */
-async function nothingHeld({ hca, connectx }: Machine): Promise<void> {
-  await expect.poll(() => [connectx.hca.memoryKeys.size, connectx.hca.protectionDomains.size]).toEqual([0, 0]);
-  expect(hca().pool.used).toBe(connectx.hca.pages.count + pagesOfVfs(connectx) + 3);
-}
-
-const pagesOfVfs = (connectx: Machine['connectx']): number =>
-  [...connectx.firmware.records].filter(({ id }) => id > 0).reduce((sum, { pages }) => sum + pages.count, 0);
 
 async function moved(source: Vf, target: Vf, state: Uint8Array): Promise<void> {
   const data = await stream(target, STATE.RESUMING);
@@ -352,26 +343,6 @@ describe('when the firmware', () => {
     await target.device.reset();
     expect(await target.state()).toBe(STATE.RUNNING);
   });
-});
-
-describe('a reset', () => {
-  test.each(Object.entries(STATE).filter(([name]) => name !== 'ERROR'))(
-    'in %s lets the function run and ends its streams',
-    async (_name, state) => {
-      const made = await machine();
-      const vf = await made.open(0);
-      await vf.store(1, 1);
-      const data = await vf.set(state);
-      await vf.device.reset();
-      expect(await vf.state()).toBe(STATE.RUNNING);
-      if (data !== undefined)
-        await expect(Promise.resolve().then(() => data.read(new Uint8Array(10)))).rejects.toMatchObject({
-          errno: 'ENODEV',
-        });
-      await nothingHeld(made);
-      vf.start();
-    },
-  );
 });
 
 describe('the physical function', () => {

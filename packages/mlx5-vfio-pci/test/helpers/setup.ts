@@ -22,7 +22,7 @@ import {
   VFIO_IRQ_SET_ACTION_TRIGGER,
   VFIO_IRQ_SET_DATA_EVENTFD,
 } from '@vfio/uapi';
-import { afterEach } from 'vitest';
+import { afterEach, expect } from 'vitest';
 import { mlx5VfioPciDriver } from '../../src/device.js';
 import { type Mlx5Core, type Mlx5CoreOptions, mlx5CoreDriver } from '../../src/hca/index.js';
 
@@ -152,8 +152,10 @@ export class Vf {
     void this.device.write(0, ENGINE.BASE + offset, bytes);
   }
 
-  /** The ring is the first page of memory. */
+  /** The ring is the first page of memory, and nothing is in it. */
   start(): void {
+    this.write(ENGINE.CONTROL, 0);
+    this.#producer = 0;
     this.write(ENGINE.RING_LOW, MEMORY_BASE);
     this.write(ENGINE.RING_HIGH, 0);
     this.write(ENGINE.RING_LOG_SIZE, 6);
@@ -245,3 +247,19 @@ export async function drain(data: MigrationData, size = 1000): Promise<Uint8Arra
 export async function feed(data: MigrationData, bytes: Uint8Array, size = 777): Promise<void> {
   for (let at = 0; at < bytes.length; at += size) await data.write(bytes.subarray(at, at + size));
 }
+
+/** The whole state of a function, which is stopped then. */
+export async function saved(vf: Vf): Promise<Uint8Array> {
+  const state = await drain(await stream(vf, STATE.STOP_COPY), 10_000);
+  await vf.set(STATE.STOP);
+  return state;
+}
+
+/** Everything that a session takes has been given back. */
+export async function nothingHeld({ hca, connectx }: Machine): Promise<void> {
+  await expect.poll(() => [connectx.hca.memoryKeys.size, connectx.hca.protectionDomains.size]).toEqual([0, 0]);
+  expect(hca().pool.used).toBe(connectx.hca.pages.count + pagesOfVfs(connectx) + 3);
+}
+
+const pagesOfVfs = (connectx: Machine['connectx']): number =>
+  [...connectx.firmware.records].filter(({ id }) => id > 0).reduce((sum, { pages }) => sum + pages.count, 0);
