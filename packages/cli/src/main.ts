@@ -1,4 +1,4 @@
-import { isVfioError, messageOf } from '@vfio/core';
+import { isVfioError, messageOf, type VfioError } from '@vfio/core';
 import { CommanderError } from 'commander';
 import type { Io } from './io.js';
 import { paint } from './output.js';
@@ -46,6 +46,12 @@ export async function main(args: readonly string[], io: Io): Promise<number> {
   }
 }
 
+/** What the error itself says to try: where it was thrown more is known. */
+function ownHint(error: VfioError): string | undefined {
+  const hint = error.details?.['try'];
+  return typeof hint === 'string' ? hint : undefined;
+}
+
 function report(error: unknown, debug: boolean, io: Io): void {
   const known = isVfioError(error);
   const where = known && error.device !== undefined ? `${error.device}: ` : '';
@@ -53,7 +59,7 @@ function report(error: unknown, debug: boolean, io: Io): void {
   const message = messageOf(error);
   const sentence = message.includes(where) ? message : `${where}${message}`;
   io.err(`${paint(io, 'red', 'vfio')}: ${sentence}${what}\n`);
-  const hint = known ? (HINTS[error.errno ?? ''] ?? HINTS[error.code]) : undefined;
+  const hint = known ? (ownHint(error) ?? HINTS[error.errno ?? ''] ?? HINTS[error.code]) : undefined;
   if (hint !== undefined) io.err(`try: ${hint}\n`);
   if (debug && error instanceof Error) io.err(`${error.stack}\n`);
 }

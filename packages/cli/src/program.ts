@@ -4,6 +4,7 @@ import { deviceOf, toClient } from '@vfio/core';
 import { createDemoHost } from '@vfio/emulated';
 import { COMPAT_MODES } from '@vfio/vfio-user';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import type { BindOptions, UnbindOptions } from './commands/bind.js';
 import type { ControlOptions } from './commands/control.js';
 import { installedDrivers } from './drivers.js';
 import type { Io } from './io.js';
@@ -143,6 +144,46 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
       const driver = await bindFunction(opened, fn, options.driver);
       await using device = await deviceOf(opened.bus, fn).open();
       await info(toClient(device), `${fn.address}  driver ${driver.name}`, options, io);
+    });
+
+  program
+    .command('bind')
+    .description('give functions of this machine to the kernel’s best VFIO driver, all of them or none')
+    .argument('<address...>', 'the functions')
+    .option('--driver <name>', 'this kernel driver or module instead of the best')
+    .option('--group', 'also the other functions of their IOMMU groups')
+    .option('--owner <user>', 'give the device nodes to a user')
+    .option('--persist', 'make it last over a reboot')
+    .option('--force', 'also where the system stands on a function, or it is in use')
+    .option('--dry-run', 'print each write, and do none')
+    .option('--json', 'one JSON document')
+    .action(async (addresses: string[], options: BindOptions) => {
+      const { bind } = await import('./commands/bind.js');
+      bind(await linux(), addresses, options, io);
+    });
+
+  program
+    .command('unbind')
+    .description('give functions back to the drivers that they had before `vfio bind`')
+    .argument('<address...>', 'the functions')
+    .option('--group', 'also the other functions of their IOMMU groups that were bound')
+    .option('--force', 'also where a program has a function open: wait until it lets go')
+    .option('--dry-run', 'print each write, and do none')
+    .option('--json', 'one JSON document')
+    .action(async (addresses: string[], options: UnbindOptions) => {
+      const { unbind } = await import('./commands/bind.js');
+      unbind(await linux(), addresses, options, io);
+    });
+
+  program
+    .command('restore')
+    .description('give back every function that `vfio bind` has taken')
+    .option('--force', 'also where a program has a function open: wait until it lets go')
+    .option('--dry-run', 'print each write, and do none')
+    .option('--json', 'one JSON document')
+    .action(async (options: UnbindOptions) => {
+      const { restore } = await import('./commands/bind.js');
+      restore(await linux(), options, io);
     });
 
   program

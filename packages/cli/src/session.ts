@@ -35,8 +35,15 @@ export function openSession(host: PciHost, drivers: InstalledDrivers, warn: (mes
 /** Whether a text has the form of an address, whatever is there. */
 export const isAddress = (text: string): boolean => /^([0-9a-f]{1,8}:)?[0-9a-f]{1,2}:[0-9a-f]{1,2}\.[0-7]$/i.test(text);
 
+/** What of a host it takes to find its functions. */
+interface FunctionsOf<F> {
+  readonly name: string;
+  functions(): readonly F[];
+  find(address: string): F | undefined;
+}
+
 /** The function at an address as people write it: `0000:00:04.0` or `00:04.0`. @throws EINVAL, ENODEV naming those that are there. */
-export function findFunction(host: PciHost, text: string): PciFunction {
+export function findFunction<F extends PciFunction>(host: FunctionsOf<F>, text: string): F {
   const address = normalizePciAddress(text);
   const fn = host.find(address);
   if (fn !== undefined) return fn;

@@ -3,8 +3,30 @@
  *
  * @packageDocumentation
  */
+export {
+  type BindOptions,
+  type BindPlan,
+  type BoundFunction,
+  bind,
+  type PlannedBinding,
+  planBind,
+  shellScript,
+} from './bind.js';
+export { type Binding, deviceNodes, isVfioBound, type SysfsWrite, shellLine } from './binding.js';
 export { LinuxPciFunction } from './function.js';
 export { type HostProblem, LinuxPciHost } from './host.js';
 export { type NodeUser, usersOf, whatStandsOn } from './in-use.js';
 export { GENERIC_DRIVER, type KernelDriver, KernelModules } from './kernel-modules.js';
+export { type SavedBinding, SavedBindings } from './saved-bindings.js';
 export { LinuxSystem, type LinuxSystemOptions, type ProgramResult } from './system.js';
+export type { Step } from './transaction.js';
+export {
+  type PlannedRelease,
+  planRestore,
+  planUnbind,
+  type ReleasedFunction,
+  type UnbindOptions,
+  type UnbindPlan,
+  unbind,
+  unbindScript,
+} from './unbind.js';

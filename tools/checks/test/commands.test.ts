@@ -20,6 +20,10 @@ const ELSEWHERE: Readonly<Record<string, readonly [file: string, says: string]>>
   // What these would install is here: the packages of this workspace.
   'npm install @vfio/nvme-vfio-pci': ['packages/nvme-vfio-pci/package.json', '"name": "@vfio/nvme-vfio-pci"'],
   'npm install @vfio/mlx5-vfio-pci': ['packages/mlx5-vfio-pci/package.json', '"name": "@vfio/mlx5-vfio-pci"'],
+  // They change the machine that they run on.
+  'sudo npx vfio bind 0000:01:00.0': ['packages/cli/test/bind.test.ts', "vfio(['bind', '01:00.0']"],
+  'sudo npx vfio unbind 0000:01:00.0': ['packages/cli/test/bind.test.ts', "vfio(['unbind', DISK]"],
+  'sudo npx vfio restore': ['packages/cli/test/bind.test.ts', "vfio(['restore', "],
   // It measures, which says something on an idle machine only; what it starts is tested in tools/bench.
   'npm run bench': ['package.json', '"bench":'],
 };
@@ -140,7 +144,7 @@ test('what the guide shows of `vfio serve` is what it prints', async () => {
 
 const cliPage = readFileSync(join(ROOT, 'docs/reference/cli.md'), 'utf8');
 const METHODS = ['info', 'state', 'metrics', 'trace'].map((method) => ['control', method]);
-const COMMANDS = [['list'], ['match'], ['info'], ['serve'], ...METHODS, ['demo']];
+const COMMANDS = [['list'], ['match'], ['info'], ['bind'], ['unbind'], ['serve'], ...METHODS, ['demo']];
 
 test.each([[[]], ...COMMANDS.map((words) => [words])])('the reference has every option of `vfio %s`', async (words) => {
   const child = start(`npx vfio ${words.join(' ')} --help`);

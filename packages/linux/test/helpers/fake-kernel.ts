@@ -61,9 +61,10 @@ export interface FakeOptions {
 }
 
 const folders: string[] = [];
+// Many small files: slow on a machine that has other things to do.
 afterAll(() => {
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
-});
+}, 60_000);
 
 export const RELEASE = '7.3.4-test';
 
@@ -92,7 +93,7 @@ export class FakeKernel extends LinuxSystem {
     this.put('/sys/bus/pci/drivers_probe', '');
     mkdirSync(this.file('/sys/bus/pci/devices'), { recursive: true });
     mkdirSync(this.file('/sys/bus/pci/drivers'), { recursive: true });
-    mkdirSync(this.file('/dev/vfio'), { recursive: true });
+    mkdirSync(this.file('/dev/vfio/devices'), { recursive: true });
     this.put('/proc/self/mountinfo', '22 1 0:20 / /proc rw - proc proc rw\n');
     this.put('/etc/passwd', 'root:x:0:0::/root:/bin/sh\n');
     if (options.aliases !== undefined) {
@@ -145,6 +146,8 @@ export class FakeKernel extends LinuxSystem {
 
   unplug(address: string): void {
     this.#detach(address);
+    const group = this.linkName(this.file(`/sys/bus/pci/devices/${address}/iommu_group`));
+    rmSync(this.file(`/sys/kernel/iommu_groups/${group}/devices/${address}`), { force: true });
     rmSync(this.file(this.#folder(address)), { recursive: true });
     rmSync(this.file(`/sys/bus/pci/devices/${address}`));
   }
