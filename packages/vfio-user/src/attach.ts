@@ -25,18 +25,27 @@ import type { Reply, Request } from './request.js';
 import type { ServiceLoop } from './service-loop.js';
 import { TwinSocket } from './twin-socket.js';
 
-/** What there is once a client has attached. */
-export interface Attachment {
-  readonly device: VfioDevice;
+/** What was agreed on with a client. */
+export interface Agreement {
   readonly limits: AgreedLimits;
   readonly compat: CompatPolicy;
   /** Protocol version that both sides speak. */
   readonly minor: number;
+}
+
+/** What there is once a client has attached. */
+export interface Attachment extends Agreement {
+  readonly device: VfioDevice;
   readonly memory: ClientMemory;
   readonly regions: RegionMemory;
   readonly access: RegionAccess;
   readonly dma: MessageDma;
   readonly twin: TwinSocket | undefined;
+}
+
+/** An attachment that the client is still to be told of. */
+interface Answered {
+  readonly attachment: Attachment;
   /** The answer to VERSION. */
   readonly reply: Reply;
 }
@@ -62,7 +71,7 @@ export interface AttachHooks {
  * Carries out VERSION: takes the client's proposal apart, opens the device, and agrees on what both can do.
  * @throws ERR_VFIO_PROTOCOL (EINVAL) for a bad proposal, and what opening the device says; nothing is open then
  */
-export async function attach(request: Request, options: AttachOptions, hooks: AttachHooks): Promise<Attachment> {
+export async function attach(request: Request, options: AttachOptions, hooks: AttachHooks): Promise<Answered> {
   if (request.fds.length > 0) {
     throw new VfioError('ERR_VFIO_PROTOCOL', 'VERSION with descriptors', { errno: 'EINVAL', op: 'VERSION' });
   }
@@ -78,10 +87,25 @@ export async function attach(request: Request, options: AttachOptions, hooks: At
   }
 }
 
-function connect(device: VfioDevice, compat: CompatPolicy, answer: VersionReply, hooks: AttachHooks): Attachment {
-  const { loop, connection } = hooks;
+function connect(device: VfioDevice, compat: CompatPolicy, answer: VersionReply, hooks: AttachHooks): Answered {
   const limits = answer.agreed;
   const { twin, theirEnd } = limits.twinSocket ? openTwin(hooks) : { twin: undefined, theirEnd: undefined };
+  const reply: Reply =
+    theirEnd === undefined
+      ? { pieces: [answer.payload] }
+      : { pieces: [answer.payload], fds: [theirEnd], done: () => closeFd(theirEnd) };
+  return { attachment: makeAttachment(device, { limits, compat, minor: answer.minor }, twin, hooks), reply };
+}
+
+/** What belongs to a client whose terms are known. */
+export function makeAttachment(
+  device: VfioDevice,
+  agreement: Agreement,
+  twin: TwinSocket | undefined,
+  hooks: AttachHooks,
+): Attachment {
+  const { loop, connection } = hooks;
+  const { limits, compat } = agreement;
   const dma = new MessageDma({
     connection: twin?.connection ?? connection,
     maxData: limits.maxSendData,
@@ -95,21 +119,14 @@ function connect(device: VfioDevice, compat: CompatPolicy, answer: VersionReply,
     remote: dma,
     onMapped: (mapping) => loop.messages.watchMapping(mapping, connection.socket.id),
   });
-  const reply: Reply =
-    theirEnd === undefined
-      ? { pieces: [answer.payload] }
-      : { pieces: [answer.payload], fds: [theirEnd], done: () => closeFd(theirEnd) };
   return {
+    ...agreement,
     device,
-    limits,
-    compat,
-    minor: answer.minor,
     memory,
     regions: new RegionMemory(device, limits.maxSendFds > 0, hooks.warn),
     access: new RegionAccess(device, loop, limits.maxReceiveData, compat.errorsAsData),
     dma,
     twin,
-    reply,
   };
 }
 

@@ -100,6 +100,22 @@ export class ChunkedVectors {
     return short;
   }
 
+  /** Where the client's last message ended, and how many descriptors it had: what tells whether the next one goes on from it. */
+  get last(): { readonly end: number; readonly fds: number } {
+    return { end: this.#end, fds: this.#fds };
+  }
+
+  /**
+   * Goes on with the vectors that another process had. @param last as {@link last} was there
+   * @returns the device's hold of each, to arm it with
+   */
+  adopt(triggers: readonly (EventTrigger | null)[], last: ChunkedVectors['last']): (EventTrigger | null)[] {
+    this.#vectors = triggers.map((trigger) => (trigger === null ? undefined : new SharedTrigger(trigger)));
+    this.#end = last.end;
+    this.#fds = last.fds;
+    return this.#vectors.map(hold);
+  }
+
   /** The index was disabled, or the client is gone. */
   clear(): void {
     releaseAll(this.#vectors);

@@ -117,6 +117,7 @@ export class Connection {
   readonly #posted = new Set<number>();
   #nextId = 0;
   #closed = false;
+  #onDrained: (() => void) | undefined;
 
   /** @throws ERR_VFIO_SYSCALL; the descriptor is then still the caller's */
   constructor(options: ConnectionOptions) {
@@ -222,6 +223,50 @@ export class Connection {
       pending.reject(remoteError(command, errno));
     }
     return undefined;
+  }
+
+  /** Id of the command before the next one: they go on from there where another process takes the connection over. */
+  get nextId(): number {
+    return this.#nextId;
+  }
+
+  set nextId(id: number) {
+    this.#nextId = id;
+  }
+
+  /**
+   * Brings the socket to a border between messages and leaves it alone there, until {@link goOn}: resolves then. The owner passes
+   * the loop's event to {@link onDrained}. Never rejects, and never resolves where the peer stops in the middle of a message.
+   */
+  drain(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#onDrained = resolve;
+      this.loop.messages.drain(this.socket.id);
+    });
+  }
+
+  onDrained(): void {
+    this.#onDrained?.();
+    this.#onDrained = undefined;
+  }
+
+  /** Reads again after {@link drain}. */
+  goOn(): void {
+    this.#onDrained = undefined;
+    if (!this.#closed) this.loop.messages.drain(this.socket.id, false);
+  }
+
+  /**
+   * Lets go of a connection that goes on elsewhere: the peer notices nothing. Bytes that were received and not delivered are lost,
+   * see `MessageLoop.drain`. Idempotent.
+   */
+  leave(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    const { messages } = this.loop;
+    const fd = messages.fdOf(this.socket.id);
+    this.loop.remove(this.socket.id, true);
+    closeFd(fd);
   }
 
   /** Ends the connection: every command that waits fails with `reason`, the socket is closed. Idempotent. */

@@ -11,6 +11,7 @@ import {
   VFIO_USER_F_DMA_REGION_WRITE,
 } from '@vfio/uapi';
 import { FileDma } from './file-dma.js';
+import { type KeptFile, KeptFiles } from './kept-files.js';
 import {
   DMA_PAGE_SIZE,
   MAX_DMA_MAP_SIZE,
@@ -45,12 +46,10 @@ export interface MappedRange {
 type Access = 'mmap' | 'file' | 'message';
 
 /** One DMA_MAP that stands. */
-interface ClientMapping {
-  readonly iova: bigint;
-  readonly size: bigint;
-  readonly flags: number;
-  readonly offset: bigint;
+export interface ClientMapping extends MapCommand {
   readonly access: Access;
+  /** Of its file; undefined without one, and where there was no room for it. */
+  readonly kept: KeptFile | undefined;
   /** Which file it is, to know an identical map again; undefined without descriptor. */
   readonly file: { readonly dev: bigint; readonly ino: bigint } | undefined;
   /** A file of memory or of a disk: the same bytes for all who map it. */
@@ -93,6 +92,7 @@ const TOP = 1n << 64n;
 export class ClientMemory {
   readonly #options: ClientMemoryOptions;
   readonly #mappings = new Map<bigint, ClientMapping>();
+  readonly #files = new KeptFiles();
   /** What is mapped here now, and what that may come to. */
   readonly #mapped = { bytes: 0n, parts: 0, files: 0 };
   #generation = 0;
@@ -208,6 +208,17 @@ export class ClientMemory {
     }
   }
 
+  /** Everything that stands, for who takes the client over. */
+  mappings(): Iterable<ClientMapping> {
+    return this.#mappings.values();
+  }
+
+  /** The client is gone, and the device with it. Idempotent. */
+  close(): void {
+    this.#mappings.clear();
+    this.#files.close();
+  }
+
   #map(command: MapCommand, fd: number | undefined): void {
     const { flags, iova, size, offset } = command;
     const shown = `DMA_MAP of ${hex(iova)}+${hex(size)}`;
@@ -250,7 +261,8 @@ export class ClientMemory {
       throw error;
     }
     this.#generation++;
-    this.#mappings.set(iova, { iova, size, flags, offset, access, file: stat, isFile, parts, isLeaving: false });
+    const kept = fd === undefined ? undefined : this.#files.keep(fd, stat!, isWritable(flags));
+    this.#mappings.set(iova, { iova, size, flags, offset, access, file: stat, kept, isFile, parts, isLeaving: false });
   }
 
   /** What one client may take of this process. @throws ENOSPC */
@@ -295,7 +307,7 @@ export class ClientMemory {
 
   #request(command: MapCommand, part: Range, access: Access, fd: number | undefined, hugePage: number): Part {
     const readable = (command.flags & VFIO_USER_F_DMA_REGION_READ) !== 0;
-    const writable = (command.flags & VFIO_USER_F_DMA_REGION_WRITE) !== 0;
+    const writable = isWritable(command.flags);
     const common = { iova: part.iova, size: part.size, readable, writable };
     if (access === 'message') return { ...common, memory: undefined, remote: this.#options.remote };
     const offset = command.offset + (part.iova - command.iova);
@@ -359,7 +371,9 @@ export class ClientMemory {
     }
     const forget = (): void => {
       mapping.parts = held;
-      if (held.length === 0 && this.#mappings.get(mapping.iova) === mapping) this.#mappings.delete(mapping.iova);
+      if (held.length > 0 || this.#mappings.get(mapping.iova) !== mapping) return;
+      this.#mappings.delete(mapping.iova);
+      if (mapping.kept !== undefined) this.#files.release(mapping.kept);
     };
     if (waits.length === 0) return forget();
     return allOf(waits).finally(forget);
@@ -388,6 +402,10 @@ function remoteOf(part: Part): RemoteDma {
 /** Waits for all, then fails with the first that failed. */
 async function allOf(waits: readonly Promise<void>[]): Promise<void> {
   for (const result of await Promise.allSettled(waits)) if (result.status === 'rejected') throw result.reason;
+}
+
+function isWritable(flags: number): boolean {
+  return (flags & VFIO_USER_F_DMA_REGION_WRITE) !== 0;
 }
 
 /** How the memory of a DMA_MAP is reached; undefined where the flags ask for a descriptor that is not there. */

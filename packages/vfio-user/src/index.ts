@@ -9,7 +9,15 @@ export { type ConnectOptions, type DmaAllocRequest, type PostedWrite, VfioUserCl
 export type { ClientOptions, ServerLimits } from './client/proposal.js';
 export { COMPAT_MODES, type CompatMode, type CompatPolicy, compatPolicy } from './compat.js';
 export { type CommandCount, Counters } from './counters.js';
-export { type ListenFd, type ListenPath, makeSocketFile, removeSocketFile, type SocketFile } from './listen-socket.js';
+export type { HandoverOptions, HandoverReport } from './handover/source.js';
+export {
+  type ListenFd,
+  type ListenIncoming,
+  type ListenPath,
+  makeSocketFile,
+  removeSocketFile,
+  type SocketFile,
+} from './listen-socket.js';
 export { type MovedIn, type MoveInOptions, moveIn } from './move/destination.js';
 export type { MoveEnd, MovePhase, MoveProgress, MoveReport } from './move/end.js';
 export {

@@ -58,6 +58,10 @@ export const MAX_MAPPED_PARTS = 32768;
  * limit of 1024. Guests behind such a client have a handful. */
 export const MAX_FILE_MAPS = 64;
 
+/** Files behind one client's mappings of which a descriptor is kept, so that another process can take the client over. Guests
+ * have one file or two, and processes start with a limit of 1024 descriptors. */
+export const MAX_KEPT_FILES = 64;
+
 /** Granularity of DMA_MAP, and `pgsizes` of the reply: the specification's default; every client aligns to it. */
 export const DMA_PAGE_SIZE = 4096;
 

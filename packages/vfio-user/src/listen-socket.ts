@@ -19,6 +19,11 @@ export interface ListenFd {
   readonly fd: number;
 }
 
+/** A socket on which another server hands its client over, and with it the socket on which clients come. */
+export interface ListenIncoming {
+  readonly incoming: ListenPath;
+}
+
 /** A socket file that was made. */
 export interface SocketFile {
   readonly fd: number;

@@ -38,6 +38,20 @@ export class MessageDma implements RemoteDma {
     if (!options.mayBeLegacyQemu) this.#isLegacy = false;
   }
 
+  /** Undefined: the peer was not asked yet. It is known where another process has found it out. */
+  get isLegacy(): boolean | undefined {
+    return this.#isLegacy;
+  }
+
+  set isLegacy(isLegacy: boolean | undefined) {
+    this.#isLegacy = isLegacy;
+  }
+
+  /** Requests that wait to be sent, or for their reply. */
+  get outstanding(): number {
+    return this.#queue.length + this.#open;
+  }
+
   /** Requests that wait to be sent. */
   get waiting(): number {
     return this.#queue.length;

@@ -27,6 +27,12 @@ export class RegionMemory {
     this.#warn = warn;
   }
 
+  /** A region of which the client was given a descriptor: it may have it mapped. Undefined: there is none. */
+  get given(): number | undefined {
+    for (const [index, { fd }] of this.#offered) if (fd !== undefined) return index;
+    return undefined;
+  }
+
   /** @throws EINVAL where there is no such region */
   offer(index: number): OfferedRegion {
     const known = this.#offered.get(index);

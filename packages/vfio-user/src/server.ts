@@ -1,8 +1,10 @@
-import type { VfioDeviceProvider } from '@vfio/core';
+import type { VfioDeviceProvider, VfioPciCoreDevice } from '@vfio/core';
 import { closeFd, connectUnix, pageSize, peerCredentials } from '@vfio/native';
-import { VFIO_DEVICE_STATE_RUNNING, VfioError } from '@vfio/uapi';
+import { errnoError, VFIO_DEVICE_STATE_RUNNING, VfioError } from '@vfio/uapi';
 import { COMPAT_MODES, type CompatMode } from './compat.js';
 import { type CommandCount, Counters } from './counters.js';
+import { Incoming } from './handover/incoming.js';
+import { type HandoverOptions, type HandoverReport, HandoverSource } from './handover/source.js';
 import {
   CLOSE_GRACE_MS,
   DEFAULT_DEADLINE_MS,
@@ -17,6 +19,7 @@ import {
 } from './limits.js';
 import {
   type ListenFd,
+  type ListenIncoming,
   type ListenPath,
   makeSocketFile,
   probeInherited,
@@ -32,7 +35,7 @@ import type { PeerKind } from './negotiation.js';
 import { asVfioError } from './region-access.js';
 import { keepWarm } from './rehearsal.js';
 import { acquireSharedLoop, type LoopSource, releaseSharedLoop, type ServiceLoop } from './service-loop.js';
-import { type DeferredWork, type QueueLength, ServerSession } from './session.js';
+import { type DeferredWork, type QueueLength, ServerSession, type SessionOptions } from './session.js';
 import { Tracer, type TraceSink } from './trace.js';
 
 /** A client that has attached. */
@@ -122,6 +125,9 @@ export class VfioUserServer implements LoopSource {
   #undecided: MoveEnd | undefined;
   #retry: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
+  #incoming: Incoming | undefined;
+  /** The handing over that is under way; never rejects. */
+  #leaving: Promise<void> | undefined;
   #unlisten: () => void = () => {};
 
   /** @throws EINVAL for an option out of range */
@@ -192,11 +198,11 @@ export class VfioUserServer implements LoopSource {
 
   /**
    * Starts to serve.
-   * @param where a path, a path with mode and group, or a socket that was inherited
+   * @param where a path, a path with mode and group, a socket that was inherited, or where another server hands its client over
    * @throws ERR_VFIO_STATE where it listens or is closed, ERR_VFIO_BUSY (EADDRINUSE) where another server answers at the
    *   path, ERR_VFIO_LIMIT (ENAMETOOLONG), ERR_VFIO_NATIVE_UNAVAILABLE, ERR_VFIO_SYSCALL
    */
-  async listen(where: string | ListenPath | ListenFd, options: ListenOptions = {}): Promise<void> {
+  async listen(where: string | ListenPath | ListenFd | ListenIncoming, options: ListenOptions = {}): Promise<void> {
     if (this.#loop !== undefined || this.#closing !== undefined) {
       throw new VfioError('ERR_VFIO_STATE', 'this server listens already, or is closed', {
         errno: 'EINVAL',
@@ -209,7 +215,8 @@ export class VfioUserServer implements LoopSource {
     loop.ref();
     try {
       keepWarm(loop);
-      if (typeof where === 'object' && 'fd' in where) this.#listenFd(loop, where.fd);
+      if (typeof where === 'object' && 'incoming' in where) this.#listenIncoming(loop, where.incoming);
+      else if (typeof where === 'object' && 'fd' in where) this.#listenFd(loop, where.fd);
       else this.#listenPath(loop, typeof where === 'string' ? { path: where } : where);
     } catch (error) {
       this.#releaseLoop();
@@ -229,6 +236,79 @@ export class VfioUserServer implements LoopSource {
     this.#listener = loop.messages.addListener(file.fd);
     loop.attach(this.#listener, this);
     addLocalServer(file.identity);
+  }
+
+  #listenIncoming(loop: ServiceLoop, where: ListenPath): void {
+    const device = coreDevice(this.#provider);
+    const { vfToken } = this.#options;
+    this.#incoming = new Incoming(where, {
+      loop,
+      device,
+      open: () => device.open(vfToken === undefined ? {} : { vfToken }),
+      makeSession: (fd) => new ServerSession({ ...this.#sessionOptions(fd), isAdopted: true }),
+      onTaken: ({ session, listener }) => {
+        if (listener !== undefined) {
+          this.#listener = loop.messages.addListener(listener.fd);
+          loop.messages.pause(this.#listener);
+          loop.attach(this.#listener, this);
+          if (listener.file !== null) {
+            this.#file = { ...listener.file, fd: listener.fd };
+            addLocalServer(listener.file.identity);
+          }
+        }
+        this.#follow(session);
+      },
+      onFailed: (error) => this.#warn(`not handed over: ${error.message}`),
+      warn: (message) => this.#warn(message),
+    });
+  }
+
+  /**
+   * Hands the client that is attached over to another server, which listens with {@link ListenIncoming}: its connection, its memory,
+   * its interrupts, the state of the device, and the socket on which the next client comes. The client notices a pause. This server
+   * is closed then. Whatever fails before, the client is served on here as if nothing had been.
+   * @throws EAGAIN (nobody is attached, another one is under way, something does not end in time), EBUSY (the client migrates the
+   *   device, logs its writes, or may have its memory mapped), ENOTTY (the device cannot be migrated), what the other server says
+   */
+  async handover(path: string, options: HandoverOptions = {}): Promise<HandoverReport> {
+    const device = coreDevice(this.#provider);
+    const again = (why: string) => errnoError('EAGAIN', why, { op: 'handover', device: device.fn.address });
+    if (this.#leaving !== undefined) throw again('the device is being handed over already');
+    if (this.#session === undefined || this.#closing !== undefined) throw again('no client has attached');
+    const loop = this.#loop!;
+    const listener = this.#listener;
+    const file = this.#file && { path: this.#file.path, identity: this.#file.identity };
+    const source = new HandoverSource(path, {
+      loop,
+      session: this.#session,
+      device,
+      listener: listener === undefined ? undefined : { fd: loop.messages.fdOf(listener), file: file ?? null },
+      maxPauseMs: options.maxPauseMs,
+      onGone: () => this.#leaveListener(),
+      warn: (message) => this.#warn(message),
+    });
+    const running = source.run();
+    this.#leaving = running.then(
+      () => {},
+      () => {},
+    );
+    try {
+      return await running;
+    } finally {
+      this.#leaving = undefined;
+    }
+  }
+
+  /** The next client is another server's. */
+  #leaveListener(): void {
+    if (this.#listener === undefined) return;
+    const loop = this.#loop!;
+    const fd = loop.messages.fdOf(this.#listener);
+    loop.remove(this.#listener, true);
+    closeFd(fd);
+    this.#listener = undefined;
+    if (this.#file !== undefined) removeLocalServer(this.#file.identity);
+    this.#file = undefined;
   }
 
   /** Nothing was made where it fails, and the descriptor is still the caller's. */
@@ -276,10 +356,14 @@ export class VfioUserServer implements LoopSource {
   }
 
   #accept(fd: number): void {
+    this.#follow(new ServerSession(this.#sessionOptions(fd)));
+  }
+
+  #sessionOptions(fd: number): SessionOptions {
     const options = this.#options;
     const loop = this.#loop!;
     const pid = pidOf(fd);
-    const session = new ServerSession({
+    return {
       loop,
       fd,
       provider: this.#provider,
@@ -299,18 +383,23 @@ export class VfioUserServer implements LoopSource {
       counters: this.#counters,
       tracer: this.#traces.size === 0 ? undefined : this.#tracer,
       deferred: options.deferred,
+      isAdopted: false,
       onAttached: ({ attachment }) => {
         this.#clients++;
         this.#client = { peer: attachment!.compat.peer, minor: attachment!.minor, pid, since: Date.now() };
         options.onAttach?.(this.#client);
       },
       warn: (message) => this.#warn(message),
-    });
+    };
+  }
+
+  /** The session of the client that is served now. */
+  #follow(session: ServerSession): void {
     this.#session = session;
     void session.closed.then(() => {
       this.#session = undefined;
       this.#client = undefined;
-      options.onDetach?.(session.endReason);
+      this.#options.onDetach?.(session.endReason);
       if (this.#closing !== undefined) return;
       // An inherited connection was all there was to serve.
       if (this.#listener === undefined) void this.close();
@@ -412,6 +501,8 @@ export class VfioUserServer implements LoopSource {
 
   async #close(): Promise<void> {
     this.#unlisten();
+    await this.#incoming?.close();
+    await this.#leaving;
     clearTimeout(this.#retry);
     if (this.#file !== undefined) {
       removeLocalServer(this.#file.identity);
@@ -439,6 +530,14 @@ export class VfioUserServer implements LoopSource {
     if (this.#options.onWarning !== undefined) this.#options.onWarning(message);
     else process.emitWarning(`${this.#provider.function.address}: ${message}`, 'VfioUserWarning');
   }
+}
+
+/** What a handover needs is known by core, so the device must be one of its. @throws ENOTTY */
+function coreDevice(provider: VfioDeviceProvider): VfioPciCoreDevice {
+  // A second loaded copy of core has another class: the shape decides.
+  const device = provider as Partial<VfioPciCoreDevice>;
+  if (device.irqs !== undefined && device.dmaSpace !== undefined) return provider as VfioPciCoreDevice;
+  throw errnoError('ENOTTY', 'the device is not one of core, whose state is not known', { op: 'handover' });
 }
 
 function pidOf(fd: number): number | undefined {

@@ -33,6 +33,8 @@ export interface LoopSource {
   onClosed?(errno: number): void;
   /** The header announced a size that is not allowed; nothing more is received. */
   onBadSize?(): void;
+  /** The socket is at a border between messages and left alone: see `MessageLoop.drain`. */
+  onDrained?(): void;
   /** A mapping watched for this socket lost its memory. */
   onPoisoned?(): void;
   /** A handler threw: a mistake in this library. Without it the error goes through. */
@@ -197,6 +199,9 @@ export class ServiceLoop {
         return;
       case LOOP_EVENT.BAD_SIZE:
         source.onBadSize?.();
+        return;
+      case LOOP_EVENT.DRAINED:
+        source.onDrained?.();
         return;
       case LOOP_EVENT.POISONED:
         source.onPoisoned?.();

@@ -17,7 +17,7 @@ import {
   VFIO_USER_VERSION,
   VfioError,
 } from '@vfio/uapi';
-import { type AttachHooks, type Attachment, attach } from './attach.js';
+import { type Agreement, type AttachHooks, type Attachment, attach, makeAttachment } from './attach.js';
 import { LITTLE_ENDIAN } from './byte-order.js';
 import type { ChunkedVectors } from './chunked-vectors.js';
 import type { CompatMode, CompatPolicy } from './compat.js';
@@ -37,6 +37,7 @@ import type { RegionMemory } from './region-memory.js';
 import { EMPTY_REPLY, type Reply, Request } from './request.js';
 import { type LoopSource, PULSE, type ServiceLoop } from './service-loop.js';
 import { commandName, type Tracer } from './trace.js';
+import { TwinSocket } from './twin-socket.js';
 import { WaitingRequests } from './waiting.js';
 
 /** Work that a device puts off until its access was answered; `@vfio/emulated`'s `DeferredQueue` is one. */
@@ -71,6 +72,8 @@ export interface SessionOptions {
   readonly counters: Counters;
   readonly tracer: Tracer | undefined;
   readonly deferred: DeferredWork | undefined;
+  /** The client comes from another process, which may still go on with it: see {@link ServerSession.adopt}. */
+  readonly isAdopted?: boolean;
   /** The client is attached. */
   readonly onAttached: (session: ServerSession) => void;
   readonly warn: (message: string) => void;
@@ -100,6 +103,7 @@ export class ServerSession implements LoopSource, HandlerContext {
   migrationData: MigrationData | undefined;
   migrationState: number | undefined;
   hasMoved = false;
+  isLogging = false;
   readonly irqsGiven = new Set<number>();
   readonly chunkedVectors = new Map<number, ChunkedVectors>();
   readonly #options: SessionOptions;
@@ -116,6 +120,12 @@ export class ServerSession implements LoopSource, HandlerContext {
   #isPaused = false;
   #isFinishing = false;
   #isOver = false;
+  /** Commands are kept, not carried out: the client is about to go to another process, or has not quite come from one. */
+  #isFrozen = false;
+  /** Brings the socket to a border between messages: what still comes is kept, however much it is. */
+  #isSettling = false;
+  /** Until {@link thaw} the client is another process's. */
+  #isBorrowed = false;
   #sawVersion = false;
   #postedFailures = 0;
   #lateAnswers = 0;
@@ -151,7 +161,13 @@ export class ServerSession implements LoopSource, HandlerContext {
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
-    if (options.versionTimeoutMs > 0) {
+    if (options.isAdopted) {
+      this.#sawVersion = true;
+      this.#isFrozen = true;
+      this.#isBorrowed = true;
+      // Nothing has begun, so this reads nothing.
+      void this.#connection.drain();
+    } else if (options.versionTimeoutMs > 0) {
       this.#versionTimer = setTimeout(
         () => this.end(`no VERSION within ${options.versionTimeoutMs} ms`),
         options.versionTimeoutMs,
@@ -269,6 +285,10 @@ export class ServerSession implements LoopSource, HandlerContext {
     } else this.#run(this.#capture(offset, length));
   }
 
+  onDrained(): void {
+    this.#connection.onDrained();
+  }
+
   onClosed(errno: number): void {
     this.end(errno === 0 ? 'the client closed the connection' : `the connection failed (errno ${errno})`);
   }
@@ -339,7 +359,7 @@ export class ServerSession implements LoopSource, HandlerContext {
       return;
     }
     this.#waiting.push(request);
-    if (this.#waiting.isFull && !this.#isPaused) {
+    if (this.#waiting.isFull && !this.#isPaused && !this.#isSettling) {
       this.#isPaused = true;
       this.loop.messages.pause(this.#connection.socket.id);
     }
@@ -354,13 +374,13 @@ export class ServerSession implements LoopSource, HandlerContext {
       this.end(`${commandName(request.command)} came before VERSION`);
       return;
     }
-    this.#follow(request, attach(request, this.#options, this.#attachHooks()), (attachment) => {
+    this.#follow(request, attach(request, this.#options, this.#attachHooks()), ({ attachment, reply }) => {
       this.#attachment = attachment;
-      if (this.#isOver) return attachment.reply;
+      if (this.#isOver) return reply;
       // Without the answer the client does not know what was agreed on.
       if (!request.isAwaited) this.end('VERSION was not answered in time');
       else this.#options.onAttached(this);
-      return attachment.reply;
+      return reply;
     });
   }
 
@@ -477,7 +497,7 @@ export class ServerSession implements LoopSource, HandlerContext {
   #drain(): void {
     if (this.#isOver) return;
     // A first command that failed has ended the session above.
-    this.#isBlocked = false;
+    this.#isBlocked = this.#isFrozen;
     this.#attachment?.dma.flush();
     while (!this.#isBlocked && !this.#isOver) {
       const request = this.#waiting.shift();
@@ -625,6 +645,98 @@ export class ServerSession implements LoopSource, HandlerContext {
     return this.#waiting.running === undefined || !this.#waiting.running.request.isAwaited;
   }
 
+  // A client that changes its process
+
+  /** Bytes, descriptors and all of the commands that wait. */
+  get waiting(): readonly Request[] {
+    return this.#waiting.requests;
+  }
+
+  get connection(): Connection {
+    return this.#connection;
+  }
+
+  /**
+   * Carries out no command from now on but keeps them, until {@link thaw} or {@link leave}. The one under way ends first.
+   * @throws EAGAIN where it does not until then, ENOTCONN where the client goes; everything goes on as before
+   */
+  async freeze(until: number): Promise<void> {
+    this.#isFrozen = true;
+    this.#isBlocked = true;
+    if (!(await this.#operationEnds(until))) {
+      const { name } = this.#waiting.running!;
+      this.thaw();
+      throw errnoError('EAGAIN', `${name} has not ended`, { op: 'handover' });
+    }
+    if (this.#isOver) throw errnoError('ENOTCONN', `the client is gone: ${this.endReason}`, { op: 'handover' });
+  }
+
+  /**
+   * Of a frozen session whose device has stopped: waits for the last replies to commands of ours, then brings the sockets to a
+   * border between messages.
+   * @throws EAGAIN where that is not reached until then
+   */
+  async settle(until: number): Promise<void> {
+    const { dma, twin } = this.#attachment!;
+    const late = (why: string) => errnoError('EAGAIN', why, { op: 'handover' });
+    while (dma.outstanding > 0 && !this.#isOver) {
+      if (performance.now() > until) throw late(`${dma.outstanding} DMA requests to the client have no reply`);
+      await delay(1);
+    }
+    this.#isSettling = true;
+    if (this.#isPaused) {
+      this.#isPaused = false;
+      this.loop.messages.resume(this.#connection.socket.id);
+    }
+    const border = Promise.all([this.#connection.drain(), twin?.connection.drain()]).then(() => true);
+    const isThere = await Promise.race([border, delay(Math.max(1, until - performance.now())).then(() => false)]);
+    if (!isThere) throw late('the client has sent a part of a message, or does not read what it was sent');
+  }
+
+  /** Goes on with what waits and with what comes. Idempotent. */
+  thaw(): void {
+    if (this.#isOver || !this.#isFrozen) return;
+    this.#isFrozen = false;
+    this.#isSettling = false;
+    if (this.#isBorrowed) {
+      this.#isBorrowed = false;
+      this.#options.onAttached(this);
+    }
+    this.#connection.goOn();
+    this.#attachment!.twin?.connection.goOn();
+    if (this.#operation === undefined) this.#drain();
+  }
+
+  /**
+   * Of a session that was made for a client of another process: the terms on which that served it. Commands are kept until
+   * {@link thaw}; whatever ends the session before leaves the client to the other process.
+   */
+  adopt(device: VfioDevice, agreement: Agreement, twin: number | undefined): void {
+    const hooks = this.#attachHooks();
+    const second = twin === undefined ? undefined : new TwinSocket(this.loop, twin, this.#connection, hooks.end);
+    void second?.connection.drain();
+    this.#attachment = makeAttachment(device, agreement, second, hooks);
+  }
+
+  /** A command that waited in the other process. */
+  adoptRequest(request: Request): void {
+    this.#waiting.push(request);
+  }
+
+  /** Ends the session as {@link end} does, but leaves the client alone: its connection is another process's. Idempotent. */
+  leave(reason: string): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#isBlocked = true;
+    this.tracer?.note(`left: ${reason}`);
+    this.endReason = reason;
+    this.#waiting.clear();
+    this.#connection.leave();
+    this.#attachment?.twin?.connection.leave();
+    this.#attachment?.dma.close();
+    void this.#release().finally(() => this.#resolveClosed());
+  }
+
   // The end
 
   /** Takes no more commands, gives the one under way and those that came already some time to end, then ends. */
@@ -634,17 +746,23 @@ export class ServerSession implements LoopSource, HandlerContext {
       this.#isPaused = true;
       this.loop.messages.pause(this.#connection.socket.id);
     }
-    const until = performance.now() + graceMs;
+    await this.#operationEnds(performance.now() + graceMs);
+    this.end(reason);
+  }
+
+  /** Whether no operation is under way any more, at the latest then. */
+  async #operationEnds(until: number): Promise<boolean> {
     while (this.#operation !== undefined && !this.#isOver) {
       const rest = until - performance.now();
-      if (rest <= 0) break;
+      if (rest <= 0) return false;
       await Promise.race([this.#operation, delay(rest)]);
     }
-    this.end(reason);
+    return true;
   }
 
   /** Ends the session; idempotent. What was the client's goes, then the device is closed. */
   end(reason: string): void {
+    if (this.#isBorrowed) this.leave(reason);
     if (this.#isOver) return;
     this.#isOver = true;
     this.#isBlocked = true;
@@ -678,6 +796,7 @@ export class ServerSession implements LoopSource, HandlerContext {
     this.migrationData = undefined;
     // The device's last close unmaps everything, once nothing uses it any more.
     await this.#step('closing the device', () => attachment.device.close());
+    attachment.memory.close();
     for (const vectors of this.chunkedVectors.values()) vectors.clear();
   }
 

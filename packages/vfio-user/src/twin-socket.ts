@@ -44,6 +44,11 @@ export class TwinSocket implements LoopSource {
     }
   }
 
+  /** {@link Connection.drain} has ended. */
+  onDrained(): void {
+    this.connection.onDrained();
+  }
+
   onClosed(): void {
     this.#onLost('the client closed the second socket');
   }

@@ -40,6 +40,11 @@ export class WaitingRequests {
     return this.#running;
   }
 
+  /** Those that wait, the oldest first. */
+  get requests(): readonly Request[] {
+    return this.#queue;
+  }
+
   get length(): number {
     return this.#queue.length;
   }

@@ -5,7 +5,7 @@ import { closeFd, dupFd } from '@vfio/native';
 import { ERRNO } from '@vfio/uapi';
 import { expect, test } from 'vitest';
 import { ClientMemory } from '../src/dma.js';
-import { MAX_DMA_MAP_SIZE, MAX_FILE_MAPS } from '../src/limits.js';
+import { MAX_DMA_MAP_SIZE, MAX_FILE_MAPS, MAX_KEPT_FILES } from '../src/limits.js';
 import { makeEdu } from './helpers/devices.js';
 import { FakeDevice } from './helpers/fake-device.js';
 import { bytes, u32, u64 } from './helpers/raw-client.js';
@@ -43,15 +43,34 @@ test('with a descriptor the device has its memory; the reply is the header alone
   expect(memory[0x2006]).toBe(78);
 });
 
-test('the descriptor is not kept: the mapping lives without it', async () => {
+test('one descriptor of a file is kept, however many maps lie in it, and the last unmap gives it back', async () => {
   const device = new FakeDevice();
   const { attached } = await serve(device);
   const client = await attached();
-  const { fd } = guestMemory(0x1000);
+  const { fd } = guestMemory(0x2000);
   const before = openFds();
-  await client.ok(2, map(), [fd]);
-  expect(openFds()).toBe(before);
+  for (const iova of [0x10000, 0x20000, 0x30000]) await client.ok(2, map({ iova }), [fd]);
+  expect(openFds()).toBe(before + 1);
   expect(device.maps.get(0x10000n)?.memory?.bytes[0]).toBe(0);
+  await client.ok(3, unmap(0x10000, 0x1000));
+  await client.ok(3, unmap(0x30000, 0x1000));
+  expect(openFds()).toBe(before + 1);
+  await client.ok(3, unmap(0x20000, 0x1000));
+  expect(openFds()).toBe(before);
+});
+
+test('[vfio-user 7.30] of more files than are kept no descriptor is, and the maps work all the same', async () => {
+  const device = new FakeDevice();
+  const { attached, idle } = await serve(device);
+  const client = await attached();
+  const files = Array.from({ length: MAX_KEPT_FILES + 2 }, () => guestMemory(0x1000).fd);
+  const before = openFds();
+  for (const [at, fd] of files.entries()) await client.ok(2, map({ iova: 0x10000 + at * 0x1000 }), [fd]);
+  expect([device.maps.size, openFds()]).toEqual([files.length, before + MAX_KEPT_FILES]);
+  client.close();
+  await idle();
+  // What was the client's socket here is closed, too.
+  expect(openFds()).toBe(before - 2);
 });
 
 test('[vfio-user 7.9] without a descriptor the memory is reached by messages', async () => {
@@ -263,11 +282,12 @@ test('[vfio-user 7.30] maps that keep a descriptor are few, and an unmap gives i
   for (let index = 0; index < MAX_FILE_MAPS; index++) {
     await client.ok(2, map({ flags: RW | FILE_IO, iova: iova(index) }), [fd]);
   }
-  expect(openFds()).toBe(before + MAX_FILE_MAPS);
+  // And one of the file.
+  expect(openFds()).toBe(before + MAX_FILE_MAPS + 1);
   expect(await client.fails(2, map({ flags: RW | FILE_IO, iova: iova(MAX_FILE_MAPS) }), [fd])).toBe(ERRNO.ENOSPC);
   await client.ok(3, unmap(iova(7), 0x1000));
   await client.ok(2, map({ flags: RW | FILE_IO, iova: iova(MAX_FILE_MAPS) }), [fd]);
-  expect(openFds()).toBe(before + MAX_FILE_MAPS);
+  expect(openFds()).toBe(before + MAX_FILE_MAPS + 1);
 });
 
 /** The table itself, for limits that are too large for a test. */

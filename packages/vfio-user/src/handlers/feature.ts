@@ -4,6 +4,8 @@ import {
   decodeVfioUserFeatureValue,
   encodeVfioUserFeatureReply,
   errnoError,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
   VFIO_DEVICE_FEATURE_MASK,
   VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
   VFIO_DEVICE_FEATURE_PROBE,
@@ -48,6 +50,8 @@ export const deviceFeature: Handler = (context, request): Reply | Promise<Reply>
     if (isSet && index === VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE) {
       followState(context, outcome as { state: number; data: MigrationData | undefined });
     }
+    if (isSet && index === VFIO_DEVICE_FEATURE_DMA_LOGGING_START) context.isLogging = true;
+    if (isSet && index === VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP) context.isLogging = false;
     const reply = encodeVfioUserFeatureReply(feature, given, outcome, LITTLE_ENDIAN);
     if (reply.length > argsz) throw malformed(request, `argsz is ${argsz}, the reply has ${reply.length} bytes`);
     return { pieces: [reply] };

@@ -24,6 +24,8 @@ export interface HandlerContext {
   migrationState: number | undefined;
   /** The device lives on at another server; what is left here is stopped, until it is reset. */
   hasMoved: boolean;
+  /** The client has the device log its writes. */
+  isLogging: boolean;
   /** Indexes of interrupts that the client gave descriptors for, or was found to have lost them. */
   readonly irqsGiven: Set<number>;
   /** Triggers of indexes that cannot grow, by index. */

@@ -43,6 +43,8 @@ export interface SavedView {
   readonly values: Uint8Array;
   /** Owner of each byte: which capabilities are shown, and where. */
   readonly owners: Uint8Array;
+  /** Hardware's MSI control, which the virtual one does not show: SET_IRQS enables MSI, and the user's writes change it. */
+  readonly msiControl: number;
 }
 
 interface Register {
@@ -80,7 +82,6 @@ export function userRegisters({ owners, values }: SavedView): Register[] {
     add(err, register, 4);
   }
   const msi = standard(owners, PCI_CAP_ID_MSI);
-  add(msi, PCI_MSI_FLAGS, 2);
   const flags = values[msi + PCI_MSI_FLAGS] ?? 0;
   if ((flags & PCI_MSI_FLAGS_MASKBIT) !== 0) {
     add(msi, (flags & PCI_MSI_FLAGS_64BIT) !== 0 ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32, 4);

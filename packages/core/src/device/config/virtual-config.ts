@@ -22,8 +22,10 @@ import {
   PCI_INTERRUPT_PIN,
   PCI_MSI_FLAGS,
   PCI_MSI_FLAGS_64BIT,
+  PCI_MSI_FLAGS_ENABLE,
   PCI_MSI_FLAGS_MASKBIT,
   PCI_MSI_FLAGS_QMASK,
+  PCI_MSI_FLAGS_QSIZE,
   PCI_MSIX_FLAGS,
   PCI_MSIX_FLAGS_QSIZE,
   PCI_MSIX_PBA,
@@ -72,6 +74,9 @@ export interface MsixCapability {
   readonly pbaBar: number;
   readonly pbaOffset: number;
 }
+
+/** What a user changes of MSI's control. */
+const MSI_USER = PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE;
 
 /** Standard capabilities by id. A visible one without a rule of its own is read-only (MSI-X, HT, SATA, AGP). */
 const STANDARD: readonly CapAccess[] = ((): readonly CapAccess[] => {
@@ -289,12 +294,14 @@ export class VirtualConfigSpace {
     const seen = new Uint8Array(this.size);
     // Also settles what was written to BARs.
     this.read(0, seen);
-    return { seen, values: this.vconfig.slice(), owners: this.map.slice() };
+    const { hw, msiAt } = this.#state;
+    const msiControl = msiAt === 0 ? 0 : hw.read(msiAt + PCI_MSI_FLAGS, 2);
+    return { seen, values: this.vconfig.slice(), owners: this.map.slice(), msiControl };
   }
 
   /**
    * Makes this view what another one was, and sets in hardware what its user had set there; power state last. Interrupts are
-   * in place already: MSI's enable bit only stands while its type is active.
+   * in place already.
    * @throws EINVAL where a user would find another function; nothing was changed then
    */
   async restore(view: SavedView): Promise<void> {
@@ -303,6 +310,10 @@ export class VirtualConfigSpace {
     // Before the values: a trap acts on what differs from them.
     for (const { offset, width } of userRegisters(view)) {
       await this.write(offset, view.seen.slice(offset, offset + width));
+    }
+    if (state.msiAt !== 0 && state.host.msiActive) {
+      const at = state.msiAt + PCI_MSI_FLAGS;
+      state.hw.write(at, 2, (state.hw.read(at, 2) & ~MSI_USER) | (view.msiControl & MSI_USER));
     }
     state.vconfig.set(view.values);
     state.barsDirty = true;
