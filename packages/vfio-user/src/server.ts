@@ -275,6 +275,12 @@ export class VfioUserServer implements LoopSource {
     const again = (why: string) => errnoError('EAGAIN', why, { op: 'handover', device: device.fn.address });
     if (this.#leaving !== undefined) throw again('the device is being handed over already');
     if (this.#session === undefined || this.#closing !== undefined) throw again('no client has attached');
+    if (this.#isMoving || this.#session.hasMoved) {
+      throw errnoError('EBUSY', 'the device is being moved, or has moved', {
+        op: 'handover',
+        device: device.fn.address,
+      });
+    }
     const loop = this.#loop!;
     const listener = this.#listener;
     const file = this.#file && { path: this.#file.path, identity: this.#file.identity };
@@ -457,8 +463,8 @@ export class VfioUserServer implements LoopSource {
           op: 'migrate',
         });
       }
-      if (this.#isMoving || end.hasMoved) {
-        const why = this.#isMoving ? 'another move of the device is under way' : 'the device has moved away';
+      if (this.#isMoving || this.#leaving !== undefined || end.hasMoved) {
+        const why = end.hasMoved ? 'the device has moved away' : 'another move of the device is under way';
         throw new VfioError('ERR_VFIO_BUSY', why, { errno: 'EBUSY', op: 'migrate' });
       }
       fd ??= connectUnix(where as string);

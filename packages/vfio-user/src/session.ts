@@ -730,6 +730,7 @@ export class ServerSession implements LoopSource, HandlerContext {
     this.#isBlocked = true;
     this.tracer?.note(`left: ${reason}`);
     this.endReason = reason;
+    this.#left.abort(new VfioError('ERR_VFIO_DISCONNECTED', reason, { errno: 'ENOTCONN', op: 'session' }));
     this.#waiting.clear();
     this.#connection.leave();
     this.#attachment?.twin?.connection.leave();
