@@ -1,3 +1,13 @@
+const { existsSync, readdirSync, readFileSync } = require('node:fs');
+const { join } = require('node:path');
+
+const PACKAGES = join(__dirname, 'packages');
+/** Packages that declare drivers: one that was just generated keeps the rules of all others. */
+const DRIVERS = readdirSync(PACKAGES).filter((name) => {
+  const manifest = join(PACKAGES, name, 'package.json');
+  return existsSync(manifest) && JSON.parse(readFileSync(manifest, 'utf8')).vfio !== undefined;
+});
+
 /**
  * The layer rules of the architecture (docs/architecture/layers.md), as data: what each package's sources may import
  * from this repository. Tests are free to import what their package declares in devDependencies.
@@ -6,18 +16,18 @@ const MAY_IMPORT = {
   uapi: [],
   core: ['uapi'],
   native: ['uapi'],
-  'vfio-pci': ['core', 'uapi'],
-  'nvme-vfio-pci': ['core', 'uapi'],
-  'mlx5-vfio-pci': ['core', 'uapi'],
+  ...Object.fromEntries(DRIVERS.map((name) => [name, ['core', 'uapi']])),
   emulated: ['core', 'uapi'],
   testing: ['core', 'uapi'],
   'vfio-user': ['core', 'native', 'uapi'],
   linux: ['core', 'native', 'uapi'],
   cli: ['core', 'vfio-pci', 'linux', 'emulated', 'vfio-user'],
+  nx: [],
+  'create-variant-driver': ['nx'],
 };
 
 /** Packages whose main entry also runs in a browser: no Node built-ins outside the folder `src/node`. */
-const PURE = ['uapi', 'core', 'vfio-pci', 'nvme-vfio-pci', 'mlx5-vfio-pci', 'emulated', 'testing'];
+const PURE = ['uapi', 'core', ...DRIVERS, 'emulated', 'testing'];
 
 const sources = (name) => `(^|/)packages/${name}/src/`;
 const TESTS = '\\.(test|prop\\.test)\\.ts$';

@@ -1,13 +1,19 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { codeBlocks, commands, pages, ROOT } from '../src/markdown.js';
 
 /** Commands that are run here, from the root of the repository. Every other one in a `sh` block of a page is run elsewhere. */
-const RUN_HERE = /^npx vfio /;
+const RUN_HERE = /^(npx vfio|npm create @vfio\/variant-driver|npx nx g @vfio\/nx:variant-driver) /;
+
+/** What this would install is here, if it is a package of this workspace. */
+function installsOurs(command: string): boolean {
+  const [, name] = /^npm install @vfio\/([a-z0-9-]+)$/.exec(command) ?? [];
+  return name !== undefined && existsSync(join(ROOT, 'packages', name, 'package.json'));
+}
 
 /** What runs the others: a file, and what must be in it. */
 const ELSEWHERE: Readonly<Record<string, readonly [file: string, says: string]>> = {
@@ -17,9 +23,6 @@ const ELSEWHERE: Readonly<Record<string, readonly [file: string, says: string]>>
   'npm test': ['.ci/run', 'may npm test'],
   'npm run check': ['.ci/run', 'may npm run check'],
   'npm run e2e': ['.ci/run', 'may npm run e2e'],
-  // What these would install is here: the packages of this workspace.
-  'npm install @vfio/nvme-vfio-pci': ['packages/nvme-vfio-pci/package.json', '"name": "@vfio/nvme-vfio-pci"'],
-  'npm install @vfio/mlx5-vfio-pci': ['packages/mlx5-vfio-pci/package.json', '"name": "@vfio/mlx5-vfio-pci"'],
   // They change the machine that they run on.
   'sudo npx vfio bind 0000:01:00.0': ['packages/cli/test/bind.test.ts', "vfio(['bind', '01:00.0']"],
   'sudo npx vfio unbind 0000:01:00.0': ['packages/cli/test/bind.test.ts', "vfio(['unbind', DISK]"],
@@ -50,13 +53,19 @@ afterAll(() => rmSync(work, { recursive: true, force: true }));
 function start(command: string): ChildProcess & { output: string } {
   const script = command
     .replaceAll('/tmp/', `${work}/`)
-    .replace(/^npx vfio/, `exec ${process.execPath} packages/cli/bin/vfio.js`);
+    .replace(/^npx vfio/, `exec ${process.execPath} packages/cli/bin/vfio.js`)
+    .replace(
+      /^npm create @vfio\/variant-driver (\S+) --/,
+      `cd ${work} && exec ${process.execPath} ${ROOT}/packages/create-variant-driver/bin/create-variant-driver.js $1`,
+    )
+    // The repository stays as it is: Nx runs the generator, and writes nothing.
+    .replace(/^npx nx g .*$/, '$& --dry-run');
   // Whatever runs the tests may ask for colours.
   const { FORCE_COLOR: _, ...env } = process.env;
   const child = Object.assign(
     spawn('sh', ['-c', script], {
       cwd: ROOT,
-      env: { ...env, VFIO_CACHE: join(work, 'cache') },
+      env: { ...env, VFIO_CACHE: join(work, 'cache'), NX_DAEMON: 'false' },
       stdio: ['ignore', 'pipe', 'pipe'],
     }),
     { output: '' },
@@ -70,7 +79,8 @@ function start(command: string): ChildProcess & { output: string } {
 }
 
 test('every command of a page is run, here or elsewhere', () => {
-  expect(shown.filter(({ command }) => !RUN_HERE.test(command) && !(scriptOf(command) in ELSEWHERE))).toEqual([]);
+  const isRun = (command: string) => RUN_HERE.test(command) || installsOurs(command) || scriptOf(command) in ELSEWHERE;
+  expect(shown.filter(({ command }) => !isRun(command))).toEqual([]);
 });
 
 const alone = blocks

@@ -1,0 +1,129 @@
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { discoverDrivers } from '@vfio/core/node';
+import { checkOptions, FEATURES, renderVariantDriver, version } from '@vfio/nx';
+import ts from 'typescript';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+
+const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
+const BIN = join(ROOT, 'node_modules/.bin');
+
+/** Outside of the repository, with its packages as if they were installed: what is built of them, and nothing of source. */
+const folder = mkdtempSync(join(tmpdir(), 'vfio-generated-'));
+beforeAll(() => symlinkSync(join(ROOT, 'node_modules'), join(folder, 'node_modules')));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function run(cwd: string, command: string, ...args: string[]) {
+  // Neither what this run was told by its own runner, nor a registry.
+  const { NODE_OPTIONS: _, VITEST: __, FORCE_COLOR: ___, ...env } = process.env;
+  const { status, stdout, stderr } = spawnSync(command, args, {
+    cwd: join(folder, cwd),
+    encoding: 'utf8',
+    env: { ...env, PATH: `${BIN}:${process.env['PATH']}`, npm_config_offline: 'true', NO_COLOR: '1' },
+  });
+  return { status, output: stdout + stderr };
+}
+
+function generate(at: string, more: object): void {
+  const driver = checkOptions({ name: 'hisi-acc', ids: ['19e5:a251'], ...more });
+  for (const [path, text] of renderVariantDriver(driver, { version })) {
+    const target = join(folder, at, path);
+    mkdirSync(dirname(target), { recursive: true });
+    writeFileSync(target, text);
+  }
+}
+
+/** Every set of features, each in a folder of its own; those named are tested too. */
+const all = Array.from({ length: 2 ** FEATURES.length }, (_, bits) =>
+  FEATURES.filter((_feature, at) => ((bits >> at) & 1) === 1),
+);
+const ALL = `features-${all.length - 1}`;
+const TESTED = ['features-0', ALL, 'by-class', 'by-subsystem'];
+
+beforeAll(() => {
+  for (const [at, features] of all.entries()) generate(`features-${at}`, { features });
+  generate('by-class', { name: 'x', ids: [], classes: ['0108'], features: ['caps', 'dirty-tracking'] });
+  generate('by-subsystem', {
+    name: 'y-z',
+    ids: ['19e5:a251:19e5:0001'],
+    classes: ['12'],
+    features: ['regions', 'migration'],
+  });
+});
+
+describe('what is generated', () => {
+  test('compiles, with every set of features', () => {
+    const [config = ''] = ['tsconfig.json'].map((path) => readFileSync(join(folder, ALL, path), 'utf8'));
+    const { compilerOptions } = JSON.parse(config);
+    writeFileSync(
+      join(folder, 'tsconfig.json'),
+      JSON.stringify({ compilerOptions, include: ['*/src', '*/test', '*/*.config.ts'] }),
+    );
+    const { status, output } = run('.', join(BIN, 'tsc'), '-p', 'tsconfig.json');
+    expect(status, output).toBe(0);
+  });
+
+  test('passes its tests at once, the contract suite on both bases among them', () => {
+    const config = readFileSync(join(folder, ALL, 'vitest.config.ts'), 'utf8');
+    const include = TESTED.map((at) => `'${at}/test/**/*.test.ts'`).join();
+    writeFileSync(join(folder, 'vitest.config.ts'), config.replace(/include: \[.*\]/, `include: [${include}]`));
+    const { status, output } = run('.', join(BIN, 'vitest'), 'run', '--reporter=json', '--outputFile=report.json');
+    expect(status, output).toBe(0);
+    const report = JSON.parse(readFileSync(join(folder, 'report.json'), 'utf8'));
+    const passed = (file: string, name: string) =>
+      (report.testResults as { name: string; assertionResults: { status: string; fullName: string }[] }[])
+        .filter((suite) => suite.name.endsWith(file))
+        .flatMap(({ assertionResults }) => assertionResults)
+        .filter((one) => one.status === 'passed' && one.fullName.includes(name)).length;
+    for (const at of TESTED) {
+      expect(passed(`${at}/test/contract.test.ts`, 'on hardware')).toBeGreaterThan(50);
+      expect(passed(`${at}/test/contract.test.ts`, 'over a VFIO device')).toBeGreaterThan(50);
+    }
+    // A feature that is not there is passed over by the suite: that it is there shows in rules that only it meets.
+    const rules = ['what one device saves another loads', 'no page that the device writes under load is missed'];
+    for (const rule of rules) expect(passed(`${ALL}/test/contract.test.ts`, rule)).toBe(2);
+  });
+
+  describe('is built', () => {
+    beforeAll(() => {
+      const { status, output } = run(ALL, 'npm', 'run', 'build');
+      expect(status, output).toBe(0);
+    }, 120_000);
+
+    test('with its alias file, by which discovery finds it and runs none of its code', async () => {
+      expect(readFileSync(join(folder, ALL, 'dist/modules.alias'), 'utf8')).toContain(
+        'alias vfio_pci:v000019E5d0000A251sv*sd*bc*sc*i* hisi_acc_vfio_pci',
+      );
+      const project = join(folder, 'project');
+      mkdirSync(join(project, 'node_modules'), { recursive: true });
+      symlinkSync(join(folder, ALL), join(project, 'node_modules/hisi-acc-vfio-pci'));
+      writeFileSync(join(project, 'package.json'), '{"name":"p","dependencies":{"hisi-acc-vfio-pci":"*"}}');
+      const { drivers, problems, index } = await discoverDrivers({ from: project, cacheDirectory: false });
+      expect({ problems, names: drivers.map(({ name }) => name) }).toEqual({
+        problems: [],
+        names: ['hisi_acc_vfio_pci'],
+      });
+      const modalias = 'vfio_pci:v000019E5d0000A251sv00000000sd00000000bc12sc00i00';
+      expect(index.bestModalias(modalias)?.driver).toBe('hisi_acc_vfio_pci');
+    });
+
+    test('into a package that publint finds nothing in', () => {
+      const { status, output } = run(ALL, join(BIN, 'publint'), '--strict');
+      expect(status, output).toBe(0);
+    });
+
+    test('and the example in its README runs and prints what it says', () => {
+      const readme = readFileSync(join(folder, ALL, 'README.md'), 'utf8');
+      const [, example = ''] = /```ts\n([\s\S]*?)```/.exec(readme) ?? [];
+      const { ESNext } = ts.ScriptTarget;
+      const { outputText } = ts.transpileModule(example, {
+        compilerOptions: { module: ts.ModuleKind.ESNext, target: ESNext },
+      });
+      writeFileSync(join(folder, ALL, 'example.mjs'), outputText);
+      expect(run(ALL, process.execPath, 'example.mjs')).toEqual({ status: 0, output: 'hisi-acc-vfio-pci\n' });
+    });
+  });
+});
