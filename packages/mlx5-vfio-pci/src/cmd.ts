@@ -1,6 +1,5 @@
+import { type DmaBuffer, DMA_PAGE as PAGE } from '@vfio/core';
 import { CommandInput } from './hca/bits.js';
-import type { DmaBuffer } from './hca/dma-pool.js';
-import { PAGE } from './hca/dma-pool.js';
 import type { Hca } from './hca/hca.js';
 import { CMD } from './hca/opcodes.js';
 

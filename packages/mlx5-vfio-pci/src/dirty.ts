@@ -1,9 +1,15 @@
-import type { IovaRange, VfioLogOps, VfioPciCoreDevice } from '@vfio/core';
+import {
+  type DmaBuffer,
+  type IovaRange,
+  DMA_PAGE as PAGE,
+  type VfioLogOps,
+  type VfioPciCoreDevice,
+  vfioCombineIovaRanges,
+} from '@vfio/core';
 import { errnoError } from '@vfio/uapi';
 import { allocPd, createMkey, deallocPd, destroyMkey, type Vhca } from './cmd.js';
 import { CommandInput } from './hca/bits.js';
 import type { TrackerCaps } from './hca/capabilities.js';
-import { type DmaBuffer, PAGE } from './hca/dma-pool.js';
 import type { Hca } from './hca/hca.js';
 import { CMD } from './hca/opcodes.js';
 
@@ -30,28 +36,6 @@ const REPORT_TIMEOUT_MS = 60_000;
 
 /** Offsets of two counters in the page of doorbell records. */
 const RECORD = { CQ_CONSUMER: 0, CQ_ARM: 4, RQ: 64 } as const;
-
-/**
- * Ranges in order, the smallest gaps between them filled until there are at most `limit`: the kernel's
- * `vfio_combine_iova_ranges`. More is tracked then than was asked for, never less.
- */
-export function combineRanges(ranges: readonly IovaRange[], limit: number): IovaRange[] {
-  const combined = ranges.map(({ iova, length }) => ({ iova, length })).sort((a, b) => (a.iova < b.iova ? -1 : 1));
-  while (combined.length > limit) {
-    let best = 1;
-    let bestGap: bigint | undefined;
-    for (let i = 1; i < combined.length; i++) {
-      const before = combined[i - 1]!;
-      const gap = combined[i]!.iova - (before.iova + before.length);
-      if (bestGap !== undefined && gap >= bestGap) continue;
-      best = i;
-      bestGap = gap;
-    }
-    const [before, after] = [combined[best - 1]!, combined[best]!];
-    combined.splice(best - 1, 2, { iova: before.iova, length: after.iova + after.length - before.iova });
-  }
-  return combined;
-}
 
 /** log2, rounded up. */
 function log2Ceil(value: bigint): number {
@@ -86,7 +70,12 @@ export class Mlx5DirtyLog {
     this.#checkAttached(dev);
     if (this.#tracker !== undefined) throw dev.error('EINVAL', 'DMA_LOGGING_START', 'logging has been started already');
     const log = Math.min(Math.max(log2Ceil(pageSize), this.#caps.logMinPage), this.#caps.logMaxPage);
-    this.#tracker = await Tracker.start(this.#vhca, this.#caps, combineRanges(ranges, this.#caps.maxRanges), log);
+    this.#tracker = await Tracker.start(
+      this.#vhca,
+      this.#caps,
+      vfioCombineIovaRanges(ranges, this.#caps.maxRanges),
+      log,
+    );
     return 1n << BigInt(log);
   }
 

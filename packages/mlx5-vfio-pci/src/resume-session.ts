@@ -1,15 +1,15 @@
-import type { MigrationData, PrecopyInfo } from '@vfio/core';
+import type { MigrationData, PrecopyInfo, RecordReader } from '@vfio/core';
 import { errnoError } from '@vfio/uapi';
 import { BufferPool } from './buffers.js';
 import { deallocPd, type KeyedBuffer, load, type Vhca } from './cmd.js';
-import { StreamReader } from './stream.js';
+import { imageReader } from './stream.js';
 
 /** The state of a function on its way in: each image is loaded when all of it has come. */
 export class ResumeSession implements MigrationData {
   readonly #vhca: Vhca;
   readonly #pd: number;
   readonly #buffers: BufferPool;
-  readonly #reader: StreamReader;
+  readonly #reader: RecordReader;
   #buffer: KeyedBuffer | undefined;
   #error: unknown;
   #work: Promise<unknown> = Promise.resolve();
@@ -24,7 +24,7 @@ export class ResumeSession implements MigrationData {
     this.released = new Promise((resolve) => {
       this.#release = resolve;
     });
-    this.#reader = new StreamReader({
+    this.#reader = imageReader({
       begin: async (size) => {
         this.#buffer = await this.#buffers.get(size);
         return this.#buffer.buffer.bytes;

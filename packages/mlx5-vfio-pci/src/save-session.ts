@@ -1,9 +1,9 @@
-import type { MigrationData, PrecopyInfo } from '@vfio/core';
+import { encodeRecordBegin, type MigrationData, type PrecopyInfo, RECORD_HEADER_BYTES, RecordSum } from '@vfio/core';
 import { errnoError, VFIO_PRECOPY_INFO_REINIT } from '@vfio/uapi';
 import { BufferPool } from './buffers.js';
 import { deallocPd, type KeyedBuffer, MAX_SAVE_SIZE, queryState, STATE_INIT, save, type Vhca } from './cmd.js';
 import { CMD_STATUS, hasStatus } from './hca/errors.js';
-import { encodeBegin, encodeHeader, encodeStopCopySize, HEADER_BYTES, StreamSum, TAG } from './stream.js';
+import { encodeImageHeader, encodeStopCopySize } from './stream.js';
 
 /** Chunks that wait unread before no further one is asked of the firmware. */
 const MAX_CHUNKS = 2;
@@ -47,7 +47,7 @@ export class SaveSession implements MigrationData {
   readonly #vhca: Vhca;
   readonly #buffers: BufferPool;
   readonly #segments: Segment[] = [];
-  readonly #sum = new StreamSum();
+  readonly #sum = new RecordSum();
   #phase: Phase;
   #error: unknown;
   /** The SAVE that is under way, and what is done when it has ended. Never rejects. */
@@ -82,7 +82,7 @@ export class SaveSession implements MigrationData {
   static async preCopy(options: SaveSessionOptions): Promise<SaveSession> {
     const session = new SaveSession(options, 'pre-copy');
     const { required } = await queryState(options.vhca, { incremental: false, chunk: false });
-    session.#push(encodeBegin(), true);
+    session.#push(encodeRecordBegin(), true);
     session.#push(encodeStopCopySize(required), true);
     session.#initialBytes = session.#produced;
     await session.#start({ incremental: false, track: true, size: required, isInitial: true });
@@ -93,7 +93,7 @@ export class SaveSession implements MigrationData {
   static async stopCopy(options: SaveSessionOptions): Promise<SaveSession> {
     const session = new SaveSession(options, 'stop-copy');
     const { required } = await queryState(options.vhca, { incremental: false, chunk: options.inChunks });
-    session.#push(encodeBegin(), true);
+    session.#push(encodeRecordBegin(), true);
     session.#push(encodeStopCopySize(required), true);
     await session.#start({ incremental: false, track: false, size: required, isInitial: false });
     return session;
@@ -196,7 +196,7 @@ export class SaveSession implements MigrationData {
     const query = await queryState(this.#vhca, { incremental: true, chunk: false });
     if (this.#closed) throw this.#ended();
     if (query.required === 0) return info(initial, unread - initial);
-    const comes = query.required + HEADER_BYTES;
+    const comes = query.required + RECORD_HEADER_BYTES;
     const startsAnew = query.migrationState === STATE_INIT && this.#options.hearsReinit();
     if (startsAnew || unread === 0)
       await this.#start({ incremental: true, track: true, size: query.required, isInitial: startsAnew });
@@ -298,7 +298,7 @@ export class SaveSession implements MigrationData {
     if (imageBytes === 0 && nextBytes !== 0)
       throw errnoError('EIO', `the firmware says it saved nothing, and that ${nextBytes} bytes follow`, { op: 'SAVE' });
     const isFinal = !options.track;
-    this.#push(encodeHeader(imageBytes, TAG.FW_DATA), true);
+    this.#push(encodeImageHeader(imageBytes), true);
     this.#push(buffer.buffer.bytes.subarray(0, imageBytes), false, buffer, isFinal);
     if (options.isInitial) this.#initialBytes = Math.max(this.#initialBytes, this.#produced);
     if (!isFinal) return undefined;

@@ -1,39 +1,7 @@
 import { CONNECTX_ENGINE as ENGINE } from '@vfio/emulated';
-import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { combineRanges } from '../src/dirty.js';
 import { report, SPACE, start, stop } from './helpers/logging.js';
 import { MEMORY_BASE, MEMORY_BYTES, machine, PAGE } from './helpers/setup.js';
-
-describe('ranges', () => {
-  const range = (iova: number, length: number) => ({ iova: BigInt(iova), length: BigInt(length) });
-
-  test('are merged over the smallest gaps', () => {
-    const ranges = [range(0, 10), range(100, 10), range(12, 10), range(300, 10)];
-    expect(combineRanges(ranges, 4)).toEqual([range(0, 10), range(12, 10), range(100, 10), range(300, 10)]);
-    expect(combineRanges(ranges, 3)).toEqual([range(0, 22), range(100, 10), range(300, 10)]);
-    expect(combineRanges(ranges, 2)).toEqual([range(0, 110), range(300, 10)]);
-    expect(combineRanges(ranges, 1)).toEqual([range(0, 310)]);
-  });
-
-  test('cover all that they covered, in as many as are allowed', () => {
-    fc.assert(
-      fc.property(
-        fc.uniqueArray(fc.integer({ min: 0, max: 500 }), { minLength: 1, maxLength: 40 }),
-        fc.integer({ min: 1, max: 40 }),
-        (places, limit) => {
-          const ranges = places.map((place) => range(place * 10, 1 + (place % 10)));
-          const combined = combineRanges(ranges, limit);
-          expect(combined.length).toBe(Math.min(limit, ranges.length));
-          for (const { iova, length } of ranges)
-            expect(combined.some((one) => one.iova <= iova && iova + length <= one.iova + one.length)).toBe(true);
-          for (const [i, one] of combined.entries())
-            if (i > 0) expect(one.iova).toBeGreaterThanOrEqual(combined[i - 1]!.iova + combined[i - 1]!.length);
-        },
-      ),
-    );
-  });
-});
 
 describe('logging', () => {
   test('reports every page that the function wrote, and no other, once', async () => {

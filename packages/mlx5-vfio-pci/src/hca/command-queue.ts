@@ -1,5 +1,5 @@
+import type { DmaBuffer, DmaPool } from '@vfio/core';
 import { hex } from '@vfio/uapi';
-import type { DmaBuffer, DmaPool } from './dma-pool.js';
 import { lost, refused, undelivered } from './errors.js';
 import { REG, type Registers } from './registers.js';
 

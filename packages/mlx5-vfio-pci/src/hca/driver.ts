@@ -1,14 +1,4 @@
-import {
-  type PciBus,
-  type PciDriver,
-  type PciFunction,
-  type VfioDevice,
-  type VfioPciCoreDevice,
-  vfioPciCoreAllocDevice,
-  vfioPciCorePutDevice,
-  vfioPciCoreRegisterDevice,
-  vfioPciCoreUnregisterDevice,
-} from '@vfio/core';
+import { OwnedFunction, type PciDriver } from '@vfio/core';
 import { errnoError } from '@vfio/uapi';
 import { Hca, type HcaOptions } from './hca.js';
 
@@ -23,12 +13,8 @@ export interface Mlx5Core {
 }
 
 interface State extends Mlx5Core {
-  readonly dev: VfioPciCoreDevice;
-  readonly handle: VfioDevice;
+  readonly owned: OwnedFunction;
 }
-
-/** Who has a physical function in this process. */
-const owners = new WeakMap<PciFunction, string>();
 
 /** Name of the driver, by which it is asked for: it has no ids and takes nothing of itself. */
 export const MLX5_CORE = 'mlx5_core';
@@ -44,17 +30,12 @@ export function mlx5CoreDriver(options: Mlx5CoreOptions = {}): PciDriver {
     idTable: [],
 
     async probe(fn, _id, bus) {
-      const owner = owners.get(fn);
-      if (owner !== undefined)
-        throw errnoError('EBUSY', `${owner} has the physical function; one owner at a time can talk to its firmware`, {
-          op: 'probe',
-          device: fn.address,
-        });
-      owners.set(fn, `${MLX5_CORE} on another bus of this process`);
+      const warn = options.warn ?? ((message: string) => bus.warn({ message, device: fn.address }));
+      const owned = await OwnedFunction.open(fn, MLX5_CORE, warn);
       try {
-        bus.setDrvdata(fn, await take(fn, bus, options));
+        bus.setDrvdata(fn, { owned, hca: await Hca.boot(owned.handle, { ...options, warn }) });
       } catch (error) {
-        owners.delete(fn);
+        await owned.close();
         throw error;
       }
     },
@@ -65,8 +46,7 @@ export function mlx5CoreDriver(options: Mlx5CoreOptions = {}): PciDriver {
       // As the kernel's: virtual functions go first, and those in use when their user lets go.
       await bus.disableSriov(fn);
       await state.hca.shutdown();
-      await letGo(state);
-      owners.delete(fn);
+      await state.owned.close();
     },
 
     async sriovConfigure(fn, count, bus) {
@@ -93,40 +73,4 @@ export function mlx5CoreDriver(options: Mlx5CoreOptions = {}): PciDriver {
       return count;
     },
   };
-}
-
-async function take(fn: PciFunction, bus: PciBus, options: Mlx5CoreOptions): Promise<State> {
-  const warn = options.warn ?? ((message: string) => bus.warn({ message, device: fn.address }));
-  // A device of core's that nobody else can open: not on the bus, as the driver data is ours.
-  const dev = vfioPciCoreAllocDevice(fn, (core) => ({ ...core, name: 'mlx5-core' }), { warn });
-  let handle: VfioDevice | undefined;
-  try {
-    await vfioPciCoreRegisterDevice(dev);
-    handle = await dev.open();
-    await enableBus(handle);
-    return { dev, handle, hca: await Hca.boot(handle, { ...options, warn }) };
-  } catch (error) {
-    await handle?.close();
-    await vfioPciCoreUnregisterDevice(dev);
-    vfioPciCorePutDevice(dev);
-    throw error;
-  }
-}
-
-async function letGo({ dev, handle }: State): Promise<void> {
-  await handle.close();
-  await vfioPciCoreUnregisterDevice(dev);
-  vfioPciCorePutDevice(dev);
-}
-
-const CONFIG_REGION = 7;
-const COMMAND = 4;
-const MEMORY_AND_MASTER = 0x6;
-
-/** Memory decode and bus mastering, which a VFIO device has off when it is opened. */
-async function enableBus(handle: VfioDevice): Promise<void> {
-  const bytes = new Uint8Array(2);
-  handle.read(CONFIG_REGION, COMMAND, bytes);
-  bytes[0] = (bytes[0] ?? 0) | MEMORY_AND_MASTER;
-  await handle.write(CONFIG_REGION, COMMAND, bytes);
 }

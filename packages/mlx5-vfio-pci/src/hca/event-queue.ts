@@ -1,4 +1,4 @@
-import type { DmaBuffer } from './dma-pool.js';
+import type { DmaBuffer } from '@vfio/core';
 
 /** Types of events. */
 export const EVENT = { COMPLETION: 0x00, INTERNAL_ERROR: 0x08, COMMAND: 0x0a, PAGE_REQUEST: 0x0b } as const;

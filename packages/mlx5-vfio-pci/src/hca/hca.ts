@@ -1,4 +1,12 @@
-import { callbackTrigger, type VfioDevice } from '@vfio/core';
+import {
+  type AllocateMemory,
+  callbackTrigger,
+  type DmaBuffer,
+  DmaPool,
+  DMA_PAGE as PAGE,
+  plainMemory,
+  type VfioDevice,
+} from '@vfio/core';
 import {
   VFIO_IRQ_SET_ACTION_TRIGGER,
   VFIO_IRQ_SET_DATA_EVENTFD,
@@ -18,7 +26,6 @@ import {
   type TrackerCaps,
 } from './capabilities.js';
 import { CommandQueue } from './command-queue.js';
-import { type AllocateMemory, type DmaBuffer, DmaPool, PAGE, plainMemory } from './dma-pool.js';
 import { lost } from './errors.js';
 import { EVENT, EventQueue } from './event-queue.js';
 import { CMD } from './opcodes.js';

@@ -4,6 +4,5 @@
  * @packageDocumentation
  */
 export type { General2Caps, GeneralCaps, TrackerCaps } from './capabilities.js';
-export { type AllocateMemory, type DmaBuffer, DmaPool } from './dma-pool.js';
 export { MLX5_CORE, type Mlx5Core, type Mlx5CoreOptions, mlx5CoreDriver } from './driver.js';
 export { Hca, type HcaOptions } from './hca.js';

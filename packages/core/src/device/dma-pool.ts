@@ -1,8 +1,9 @@
-import type { SharedMemory, VfioDevice } from '@vfio/core';
 import { errnoError } from '@vfio/uapi';
+import type { SharedMemory } from '../pci/raw-function.js';
+import type { VfioDevice } from './vfio-device.js';
 
-/** The adapter's page, whatever the host's is. */
-export const PAGE = 4096;
+/** The device's page, whatever the host's is. */
+export const DMA_PAGE = 4096;
 
 /** Pages that are mapped at once. */
 const ARENA_PAGES = 256;
@@ -54,9 +55,9 @@ export class DmaPool {
   page(): DmaBuffer {
     const arena = this.#arenas.find(({ free }) => free.length > 0) ?? this.#addArena();
     const index = arena.free.pop() as number; // an arena with a free page was chosen
-    const iova = arena.iova + index * PAGE;
+    const iova = arena.iova + index * DMA_PAGE;
     this.#owners.set(iova, arena);
-    const bytes = arena.memory.bytes.subarray(index * PAGE, (index + 1) * PAGE);
+    const bytes = arena.memory.bytes.subarray(index * DMA_PAGE, (index + 1) * DMA_PAGE);
     bytes.fill(0);
     return buffer(iova, bytes);
   }
@@ -65,12 +66,12 @@ export class DmaPool {
     const arena = this.#owners.get(iova);
     if (arena === undefined) return;
     this.#owners.delete(iova);
-    arena.free.push((iova - arena.iova) / PAGE);
+    arena.free.push((iova - arena.iova) / DMA_PAGE);
   }
 
   /** A zeroed buffer of whole pages, in one piece. */
   buffer(size: number): DmaBuffer {
-    const length = Math.ceil(size / PAGE) * PAGE;
+    const length = Math.ceil(size / DMA_PAGE) * DMA_PAGE;
     const { iova, memory } = this.#map(length);
     this.#large.set(iova, length);
     return buffer(iova, memory.bytes.subarray(0, length));
@@ -87,12 +88,12 @@ export class DmaPool {
   async close(): Promise<void> {
     for (const iova of [...this.#large.keys()]) await this.freeBuffer(iova);
     for (const { iova } of this.#arenas.splice(0))
-      await this.#device.dmaUnmap(BigInt(iova), BigInt(ARENA_PAGES * PAGE));
+      await this.#device.dmaUnmap(BigInt(iova), BigInt(ARENA_PAGES * DMA_PAGE));
     this.#owners.clear();
   }
 
   #addArena(): Arena {
-    const { iova, memory } = this.#map(ARENA_PAGES * PAGE);
+    const { iova, memory } = this.#map(ARENA_PAGES * DMA_PAGE);
     const arena = { iova, memory, free: Array.from({ length: ARENA_PAGES }, (_, i) => ARENA_PAGES - 1 - i) };
     this.#arenas.push(arena);
     return arena;
