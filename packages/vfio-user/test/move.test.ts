@@ -1,9 +1,12 @@
 /** A device moves from one server to another. */
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { socketpair } from '@vfio/native';
 import { VFIO_MIGRATION_PRE_COPY, VFIO_MIGRATION_STOP_COPY } from '@vfio/uapi';
 import { expect, test } from 'vitest';
-import type { MoveOutOptions, VfioUserServerOptions } from '../src/index.js';
-import { guestMemory, serve } from './helpers/serve.js';
+import { loadFrom, type MoveOutOptions, saveTo, type VfioUserServerOptions } from '../src/index.js';
+import { cleanup, guestMemory, serve } from './helpers/serve.js';
 import { migratable, STATE } from './helpers/toy-migration.js';
 
 const PAGE = 4096;
@@ -56,4 +59,23 @@ test('what a device gives while it runs goes before it is stopped, the rest afte
   const [out] = await move();
   expect(out).toMatchObject({ status: 'fulfilled', value: { stateBytes: 100_000 } });
   expect(to.toy.state).toEqual(pattern(100_000, 7));
+});
+
+test('a device is saved into a file while it runs on, and loaded into another from there', async () => {
+  const { from, to } = await two();
+  const folder = mkdtempSync(join(tmpdir(), 'vfio-move-'));
+  cleanup(() => rmSync(folder, { recursive: true }));
+  const file = join(folder, 'device');
+  const [a, b] = socketpair();
+  const [out, saved] = await Promise.all([from.server.moveOut({ fd: a }, { purpose: 'save' }), saveTo(file, b)]);
+  expect(saved).toMatchObject({ stateBytes: 100_000, memoryBytes: 8 * PAGE });
+  expect(out).toMatchObject({ stateBytes: 100_000 });
+  expect(from.toy.current).toBe(STATE.RUNNING);
+  expect(readdirSync(folder)).toEqual(['device']);
+  expect(statSync(file).mode & 0o777).toBe(0o600);
+  const [c, d] = socketpair();
+  await Promise.all([loadFrom(file, c), to.server.moveIn({ fd: d })]);
+  expect(to.toy.state).toEqual(pattern(100_000, 7));
+  expect(to.memory.bytes).toEqual(from.memory.bytes);
+  expect(to.toy.current).toBe(STATE.RUNNING);
 });

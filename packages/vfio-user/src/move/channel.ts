@@ -230,7 +230,7 @@ export class MoveChannel {
     } catch (error) {
       this.#header = undefined;
       this.#filled = 0;
-      // `readHeader` and `verifyChecksum` throw errors.
+      // What reads records throws errors.
       this.#fail(error as Error);
       return true;
     }
@@ -255,6 +255,11 @@ export class MoveChannel {
   }
 
   #onRecord(arrived: Arrived): boolean {
+    if (arrived.type === RECORD.FAILED) {
+      // Heard at once, whatever this side is doing.
+      this.#fail(decodeFailure(arrived.buffer?.subarray(0, arrived.length) ?? NO_BYTES));
+      return true;
+    }
     const waiter = this.#waiter;
     this.#waiter = undefined;
     if (waiter === undefined) {
@@ -267,20 +272,7 @@ export class MoveChannel {
 
   #deliver({ type, length, buffer }: Arrived, waiter: Waiter): void {
     this.#lent = buffer;
-    const payload = buffer?.subarray(0, length) ?? NO_BYTES;
-    if (type !== RECORD.FAILED) {
-      waiter.resolve({ type, payload });
-      return;
-    }
-    let failure: Error;
-    try {
-      failure = decodeFailure(payload);
-    } catch (error) {
-      // `decodeFailure` throws errors.
-      failure = error as Error;
-    }
-    this.#fail(failure);
-    waiter.reject(failure);
+    waiter.resolve({ type, payload: buffer?.subarray(0, length) ?? NO_BYTES });
   }
 
   /** Starts the time in which something must happen. */
