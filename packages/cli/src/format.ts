@@ -23,3 +23,14 @@ export function formatSize(bytes: number): string {
   }
   return `${value} ${UNITS[unit]}`;
 }
+
+/** A size in three digits or so: `1.4 GiB`. */
+export function formatRoughly(bytes: number): string {
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1000 && unit < UNITS.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${UNITS[unit]}`;
+}

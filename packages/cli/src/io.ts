@@ -9,6 +9,8 @@ export interface Io {
   err(text: string): void;
   /** Whether standard output takes colours. */
   readonly color: boolean;
+  /** Standard error, where it is a terminal: progress may be drawn there. */
+  readonly terminal?: NodeJS.WriteStream | undefined;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly cwd: string;
   /** The file of the command, where it is one: installed globally, its drivers are those beside it. */
@@ -38,6 +40,7 @@ export function processIo(): Io {
     out: (text) => void stdout.write(text),
     err: (text) => void stderr.write(text),
     color: takesColor(env, stdout.isTTY === true),
+    terminal: stderr.isTTY === true ? stderr : undefined,
     env,
     // Asked for when it is needed: a folder that was removed is an error of the command, not of the start.
     get cwd() {

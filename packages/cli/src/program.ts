@@ -6,6 +6,7 @@ import { COMPAT_MODES } from '@vfio/vfio-user';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { BindOptions, UnbindOptions } from './commands/bind.js';
 import type { ControlOptions } from './commands/control.js';
+import type { MigrateOptions } from './commands/migrate.js';
 import { installedDrivers } from './drivers.js';
 import type { Io } from './io.js';
 import { paint } from './output.js';
@@ -41,10 +42,22 @@ function octal(text: string): number {
 
 const UNITS: Readonly<Record<string, number>> = { '': 1, K: 1024, M: 1024 ** 2, G: 1024 ** 3, T: 1024 ** 4 };
 
-function size(text: string): number {
+function bytesOf(text: string): number {
   const [, number = '', unit = ''] = /^(\d+)([KMGT]?)(?:i?B)?$/.exec(text) ?? [];
-  const bytes = Number(number) * (UNITS[unit] ?? Number.NaN);
-  if (number === '' || !Number.isSafeInteger(bytes) || bytes === 0 || bytes % 4096 !== 0) {
+  return number === '' ? Number.NaN : Number(number) * (UNITS[unit] ?? Number.NaN);
+}
+
+function byteCount(text: string): number {
+  const bytes = bytesOf(text);
+  if (!Number.isSafeInteger(bytes) || bytes === 0) {
+    throw new InvalidArgumentError('it must be a number of bytes, as 500K or 100M.');
+  }
+  return bytes;
+}
+
+function size(text: string): number {
+  const bytes = bytesOf(text);
+  if (!Number.isSafeInteger(bytes) || bytes === 0 || bytes % 4096 !== 0) {
     throw new InvalidArgumentError('it must be a multiple of 4096 bytes, as 64M or 1G.');
   }
   return bytes;
@@ -244,6 +257,26 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .action(async (path: string, options: ControlOptions & { file?: string; stop?: boolean }) => {
       const { controlTrace } = await import('./commands/control.js');
       await controlTrace(path, options, io);
+    });
+
+  program
+    .command('migrate')
+    .description('move a device from one `vfio serve` to another, or into a file and out of it')
+    .option('--from <path>', 'control socket of the server that has the device')
+    .option('--to <path>', 'control socket of the server that takes it; a client has attached to its device')
+    .option('--save <file>', 'save the device and its memory into a file; the device goes on')
+    .option('--load <file>', 'load a device from a file')
+    .option('--from-address <address>', 'this function, where the server at --from has several')
+    .option('--to-address <address>', 'this function, where the server at --to has several')
+    .option('--device-only', 'without the memory that its client has mapped')
+    .option('--max-downtime <ms>', 'stop the device when the rest takes no longer (default 300)', whole(0, 3_600_000))
+    .option('--max-rounds <n>', 'stop it after so many rounds in any case (default 30)', whole(0, 1_000_000))
+    .option('--bandwidth <size>', 'bytes a second while the device runs, as 100M', byteCount)
+    .option('--dry-run', 'only ask whether it could be done')
+    .option('--json', 'one JSON document')
+    .action(async (options: MigrateOptions) => {
+      const { migrate } = await import('./commands/migrate.js');
+      await migrate(options, io);
     });
 
   program

@@ -18,7 +18,7 @@ export {
   removeSocketFile,
   type SocketFile,
 } from './listen-socket.js';
-export { type Checkpoint, type CheckpointOptions, loadFrom, saveTo } from './move/checkpoint.js';
+export { type Checkpoint, type CheckpointOptions, type LoadOptions, loadFrom, saveTo } from './move/checkpoint.js';
 export { type MovedIn, type MoveInOptions, moveIn } from './move/destination.js';
 export type { MoveEnd, MovePhase, MoveProgress, MoveReport } from './move/end.js';
 export {

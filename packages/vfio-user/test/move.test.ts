@@ -74,7 +74,7 @@ test('a device is saved into a file while it runs on, and loaded into another fr
   expect(readdirSync(folder)).toEqual(['device']);
   expect(statSync(file).mode & 0o777).toBe(0o600);
   const [c, d] = socketpair();
-  await Promise.all([loadFrom(file, c), to.server.moveIn({ fd: d })]);
+  await Promise.all([loadFrom(file, { fd: c }), to.server.moveIn({ fd: d })]);
   expect(to.toy.state).toEqual(pattern(100_000, 7));
   expect(to.memory.bytes).toEqual(from.memory.bytes);
   expect(to.toy.current).toBe(STATE.RUNNING);

@@ -1,5 +1,7 @@
+import { connectUnix } from '@vfio/native';
 import { errnoError, VfioError } from '@vfio/uapi';
 import type { MappedRange } from '../dma.js';
+import type { ListenFd } from '../listen-socket.js';
 import { MoveChannel } from './channel.js';
 import { type MoveProgress, PROGRESS_MS, STALL_MS } from './end.js';
 import { decodeAccept, decodeHello, decodeRanges, encodeAccept, encodeHello, FATE, type Hello } from './manifest.js';
@@ -14,6 +16,12 @@ export interface CheckpointOptions {
   /** Ends it; nothing of it stays. */
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: MoveProgress) => void;
+}
+
+/** What {@link loadFrom} is told. */
+export interface LoadOptions extends CheckpointOptions {
+  /** Only look at the file, and ask the server whether it could take it. @default false */
+  readonly isCheck?: boolean;
 }
 
 /** What was saved or loaded. */
@@ -133,26 +141,31 @@ async function receiveRanges(
  * Sends a file to a server that takes a device with `moveIn`. The whole file is looked at first: one that was changed is refused
  * before anything is sent.
  *
- * @param fd the socket at whose other end the server is, this call's from now on
+ * @param to a path where the server waits, or a socket at whose other end it is, this call's from now on
  */
-export async function loadFrom(path: string, fd: number, options: CheckpointOptions = {}): Promise<Checkpoint> {
-  return withChannel(fd, options, async (channel) => {
-    const reader = await SaveReader.open(path);
-    try {
-      const whole = await reader.verify(options.signal);
+export async function loadFrom(
+  path: string,
+  to: string | ListenFd,
+  options: LoadOptions = {},
+): Promise<Checkpoint> {
+  const reader = await SaveReader.open(path);
+  try {
+    const whole = await reader.verify(options.signal);
+    const fd = typeof to === 'string' ? connectUnix(to) : to.fd;
+    return await withChannel(fd, options, async (channel) => {
       const { device, meter } = await sendRecords(channel, reader, whole, options);
       return { device, ...meter.totals, fileBytes: reader.size };
-    } finally {
-      await reader.close();
-    }
-  });
+    });
+  } finally {
+    await reader.close();
+  }
 }
 
 async function sendRecords(
   channel: MoveChannel,
   reader: SaveReader,
   whole: Totals,
-  options: CheckpointOptions,
+  options: LoadOptions,
 ): Promise<{ device: Hello['device']; meter: Meter }> {
   const meter = new Meter(options.onProgress, whole.stateBytes + whole.memoryBytes);
   let hello: Hello | undefined;
@@ -163,7 +176,8 @@ async function sendRecords(
       hello = decodeHello(payload);
       // The memory of then is not the memory of now, whatever its file is numbered.
       const device = { ...hello.device, host: '' };
-      await channel.send(RECORD.HELLO, encodeHello({ ...hello, device, purpose: 'move' }));
+      const purpose = options.isCheck === true ? 'check' : 'move';
+      await channel.send(RECORD.HELLO, encodeHello({ ...hello, device, purpose }));
       continue;
     }
     if (type === RECORD.RANGES) {
@@ -173,6 +187,7 @@ async function sendRecords(
     }
     // All that was said of the device has been sent.
     wanted ??= await accepted(channel, hello, ranges);
+    if (options.isCheck === true) return { device: hello.device, meter };
     if (type === RECORD.MEMORY && !isWanted(payload, wanted)) continue;
     // The totals are those of what was sent.
     if (type === RECORD.END) break;
