@@ -27,6 +27,7 @@ import {
   type SocketFile,
 } from './listen-socket.js';
 import { addLocalServer, removeLocalServer } from './local-servers.js';
+import { MoveChannel } from './move/channel.js';
 import { type MovedIn, type MoveInOptions, moveIn } from './move/destination.js';
 import type { MoveEnd, MoveReport } from './move/end.js';
 import { isUndecided, type MoveOutOptions, moveOut } from './move/source.js';
@@ -476,8 +477,10 @@ export class VfioUserServer implements LoopSource {
       } finally {
         this.#isMoving = false;
       }
-    } finally {
-      if (fd !== undefined) closeFd(fd);
+    } catch (error) {
+      // Who has come is told why, too.
+      if (fd !== undefined) await new MoveChannel(fd, CLOSE_GRACE_MS).fail(error);
+      throw error;
     }
   }
 

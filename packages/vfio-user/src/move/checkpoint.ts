@@ -143,11 +143,7 @@ async function receiveRanges(
  *
  * @param to a path where the server waits, or a socket at whose other end it is, this call's from now on
  */
-export async function loadFrom(
-  path: string,
-  to: string | ListenFd,
-  options: LoadOptions = {},
-): Promise<Checkpoint> {
+export async function loadFrom(path: string, to: string | ListenFd, options: LoadOptions = {}): Promise<Checkpoint> {
   const reader = await SaveReader.open(path);
   try {
     const whole = await reader.verify(options.signal);
