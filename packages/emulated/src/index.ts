@@ -14,6 +14,7 @@ export * from './demo.js';
 export * from './devices/connectx/index.js';
 export * from './devices/display.js';
 export * from './devices/edu.js';
+export * from './devices/igd/index.js';
 export * from './devices/nvme/index.js';
 export * from './devices/serial/index.js';
 export * from './devices/sriov-edu.js';

@@ -1,8 +1,9 @@
+import { igdVfioPciDriver } from '@vfio/igd';
 import { nvmeVfioPciDriver } from '@vfio/nvme-vfio-pci';
 import { type ContractSubject, describeVariantDriver } from '@vfio/testing';
 import { vfioPciDriver } from '@vfio/vfio-pci';
 import { afterAll, beforeAll, describe, test } from 'vitest';
-import { demoFunction } from '../src/functions.js';
+import { demoFunction, igdFunction } from '../src/functions.js';
 import { bound, handles, local, overDevice, Served } from '../src/subjects.js';
 
 const runner = { describe, test, skip: (name: string) => test.skip(name, () => {}) };
@@ -13,13 +14,15 @@ const SUBJECTS = [
   { what: 'nvme', driver: nvmeVfioPciDriver },
   { what: 'sriov', driver: vfioPciDriver },
   { what: 'display', driver: vfioPciDriver },
+  { what: 'igd', driver: igdVfioPciDriver },
 ] as const;
 
 for (const { what, driver: make } of SUBJECTS) {
   const driver = make();
-  const about = { driver, function: demoFunction(what).fn };
+  const find = () => (what === 'igd' ? igdFunction() : demoFunction(what));
+  const about = { driver, function: find().fn };
   const device = async () => {
-    const { host, fn } = demoFunction(what);
+    const { host, fn } = find();
     return bound(host, fn, make());
   };
 
@@ -32,7 +35,7 @@ for (const { what, driver: make } of SUBJECTS) {
 
   describe(`${driver.name} on ${what}`, () => {
     const below = (async () => {
-      const { host, fn } = demoFunction(what);
+      const { host, fn } = find();
       return overDevice(await bound(host, fn, vfioPciDriver()), make());
     })();
     const open = async () => local(await below);

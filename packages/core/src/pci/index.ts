@@ -13,4 +13,5 @@ export * from './ids.js';
 export * from './match.js';
 export * from './modalias.js';
 export * from './modules-alias.js';
+export * from './physical-memory.js';
 export * from './raw-function.js';

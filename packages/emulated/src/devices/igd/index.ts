@@ -1,0 +1,3 @@
+export * from './igd.js';
+export * from './opregion.js';
+export * from './physical-memory.js';
