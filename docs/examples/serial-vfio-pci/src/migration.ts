@@ -74,7 +74,6 @@ export class SerialMigration {
     this.#state = RUNNING;
     this.#saving = undefined;
     this.#resuming = undefined;
-    this.#window?.reset();
   }
 
   async #setState(dev: VfioPciCoreDevice, next: number): Promise<MigrationData | undefined> {

@@ -3,7 +3,7 @@ import { PCI_CAP_ID_VNDR, PCI_CAPABILITY_LIST, VFIO_PCI_CONFIG_REGION_INDEX } fr
 import { refused } from './errors.js';
 
 /** Registers of the state window, from the start of its vendor-specific capability. */
-const WINDOW = { LENGTH: 2, VERSION: 3, CONTROL: 4, STATUS: 5, PORTS: 6, PORT_BYTES: 7, STATE: 8 } as const;
+const WINDOW = { VERSION: 3, CONTROL: 4, PORTS: 6, STATE: 8 } as const;
 const VERSION = 1;
 const CONTROL = { HOLD: 1, SAVE: 2, LOAD: 4 } as const;
 const STATUS_REFUSED = 1;
@@ -30,6 +30,8 @@ export const PORT = {
 
 /** As many capabilities as config space has room for. */
 const MAX_CAPABILITIES = 48;
+/** The low bits of a pointer to one are reserved. */
+const POINTER = 0xfc;
 
 /**
  * The card's state window: how a driver stops the card, reads what it is and makes it another. It is in config space,
@@ -40,7 +42,6 @@ export class StateWindow {
   readonly #core: VfioDeviceOps;
   readonly #at: number;
   readonly ports: number;
-  #isHeld = false;
 
   private constructor(dev: VfioPciCoreDevice, core: VfioDeviceOps, at: number, ports: number) {
     this.#dev = dev;
@@ -51,18 +52,20 @@ export class StateWindow {
 
   /** @throws ENODEV: the card has none, or another driver below hides it. */
   static find(dev: VfioPciCoreDevice, core: VfioDeviceOps): StateWindow {
-    const header = new Uint8Array(WINDOW.STATE);
-    const read = (offset: number): Uint8Array => {
-      core.read(dev, VFIO_PCI_CONFIG_REGION_INDEX, offset, header.fill(0));
-      return header;
+    const read = (offset: number, length: number): Uint8Array => {
+      const bytes = new Uint8Array(length);
+      core.read(dev, VFIO_PCI_CONFIG_REGION_INDEX, offset, bytes);
+      return bytes;
     };
-    let at = read(PCI_CAPABILITY_LIST)[0] ?? 0;
+    let at = (read(PCI_CAPABILITY_LIST, 1)[0] ?? 0) & POINTER;
     for (let n = 0; at !== 0 && n < MAX_CAPABILITIES; n++) {
-      const [id, next, length, version, , , ports, portBytes] = read(at);
-      const isWindow = id === PCI_CAP_ID_VNDR && version === VERSION && portBytes === PORT.BYTES;
-      if (isWindow && (ports === 1 || ports === 2) && length === WINDOW.STATE + ports * PORT.BYTES)
-        return new StateWindow(dev, core, at, ports);
-      at = next ?? 0;
+      const [id, next = 0, length, version] = read(at, WINDOW.CONTROL);
+      if (id === PCI_CAP_ID_VNDR && version === VERSION) {
+        const [ports, portBytes] = read(at + WINDOW.PORTS, 2);
+        const isKnown = (ports === 1 || ports === 2) && portBytes === PORT.BYTES;
+        if (isKnown && length === WINDOW.STATE + ports * PORT.BYTES) return new StateWindow(dev, core, at, ports);
+      }
+      at = next & POINTER;
     }
     throw dev.error(
       'ENODEV',
@@ -92,17 +95,11 @@ export class StateWindow {
   /** Stops the card, or lets it go on. */
   async hold(isHeld: boolean): Promise<void> {
     await this.#command(isHeld ? CONTROL.HOLD : 0);
-    this.#isHeld = isHeld;
   }
 
-  /** The card was reset: it runs. */
-  reset(): void {
-    this.#isHeld = false;
-  }
-
-  /** What the ports are. */
+  /** What the ports of the card, which is held, are. */
   async save(): Promise<Uint8Array> {
-    await this.#command((this.#isHeld ? CONTROL.HOLD : 0) | CONTROL.SAVE);
+    await this.#command(CONTROL.HOLD | CONTROL.SAVE);
     const image = new Uint8Array(this.ports * PORT.BYTES);
     this.#core.read(this.#dev, VFIO_PCI_CONFIG_REGION_INDEX, this.#at + WINDOW.STATE, image);
     return image;

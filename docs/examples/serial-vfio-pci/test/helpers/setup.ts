@@ -1,4 +1,11 @@
-import { deviceOf, type MigrationData, OpsRegistry, PciBus, type VfioDevice } from '@vfio/core';
+import {
+  deviceOf,
+  type MigrationData,
+  OpsRegistry,
+  PciBus,
+  type VfioDevice,
+  type VfioDeviceProvider,
+} from '@vfio/core';
 import { type Clock, type EmulatedFunction, EmulatedPciHost, SerialCard } from '@vfio/emulated';
 import {
   VFIO_DEVICE_FEATURE_GET,
@@ -37,12 +44,19 @@ export interface CardOptions {
   readonly clock?: Clock;
 }
 
+export async function stateOf(device: VfioDevice): Promise<number> {
+  const flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
+  return ((await device.deviceFeature({ flags })) as { state: number }).state;
+}
+
 /** A card with the driver, opened. */
 export class Card {
+  readonly provider: VfioDeviceProvider;
   readonly device: VfioDevice;
   readonly fn: EmulatedFunction<SerialCard>;
 
-  private constructor(device: VfioDevice, fn: EmulatedFunction<SerialCard>) {
+  private constructor(provider: VfioDeviceProvider, device: VfioDevice, fn: EmulatedFunction<SerialCard>) {
+    this.provider = provider;
     this.device = device;
     this.fn = fn;
   }
@@ -54,12 +68,13 @@ export class Card {
     const driver = serialVfioPciDriver({ minor });
     await bus.register(driver);
     await bus.bindOverride(fn, driver.name);
-    const device = await deviceOf(bus, fn).open();
+    const provider = deviceOf(bus, fn);
+    const device = await provider.open();
     cleanUp.push(
       () => bus.close(),
       () => device.close(),
     );
-    return new Card(device, fn);
+    return new Card(provider, device, fn);
   }
 
   read(port: number, register: number): number {
@@ -76,9 +91,8 @@ export class Card {
     void this.device.write(7, offset, Uint8Array.from(bytes));
   }
 
-  async state(): Promise<number> {
-    const flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
-    return ((await this.device.deviceFeature({ flags })) as { state: number }).state;
+  state(): Promise<number> {
+    return stateOf(this.device);
   }
 
   async set(state: number): Promise<MigrationData | undefined> {
