@@ -40,7 +40,7 @@ export async function main(args: readonly string[], io: Io): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : USAGE;
     // Whoever stopped it knows.
-    if (io.signal.aborted) return FAILURE;
+    if (io.signal.aborted && error === io.signal.reason) return FAILURE;
     report(error, program.opts<{ debug?: boolean }>().debug === true, io);
     return error instanceof UsageError || isVfioError(error, 'ERR_VFIO_INVALID_ID') ? USAGE : FAILURE;
   }

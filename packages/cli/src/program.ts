@@ -8,6 +8,7 @@ import type { BindOptions, UnbindOptions } from './commands/bind.js';
 import type { ControlOptions } from './commands/control.js';
 import type { MigrateOptions } from './commands/migrate.js';
 import { installedDrivers } from './drivers.js';
+import { type HostSetup, parseHostSetup, setUpHost } from './host-setup.js';
 import type { Io } from './io.js';
 import { paint } from './output.js';
 import { loadPciNames } from './pci-names.js';
@@ -23,6 +24,8 @@ interface JsonOption {
 interface HostOptions {
   readonly host: 'emulated' | 'linux';
   readonly sysfsRoot?: string;
+  readonly driverOverride?: readonly string[];
+  readonly sriovNumvfs?: readonly string[];
 }
 
 function whole(min: number, max: number): (text: string) => number {
@@ -77,7 +80,19 @@ const SOCKET_TIMEOUT_MS = 2000;
 export function createProgram(io: Io, setExitCode: (code: number) => void): Command {
   const warn = (message: string): void => io.err(`warning: ${message}\n`);
   const installed = () => installedDrivers({ cwd: io.cwd, script: io.script, env: io.env, warn });
-  const emulated = async (): Promise<Session> => openSession(createDemoHost(), await installed(), warn);
+  const hostSetup = (): HostSetup => {
+    const { host, driverOverride = [], sriovNumvfs = [] } = program.opts<HostOptions>();
+    if (host === 'linux' && driverOverride.length + sriovNumvfs.length > 0) {
+      throw new UsageError('--driver-override and --sriov-numvfs are for the emulated host; linux has them in sysfs');
+    }
+    return parseHostSetup(driverOverride, sriovNumvfs);
+  };
+  const emulated = async (): Promise<Session> => {
+    const setup = hostSetup();
+    const opened = openSession(createDemoHost(), await installed(), warn);
+    await setUpHost(opened, setup);
+    return opened;
+  };
   const linux = async (): Promise<LinuxSession> => {
     const { KernelModules, LinuxPciHost, LinuxSystem } = await import('@vfio/linux');
     const { sysfsRoot } = program.opts<HostOptions>();
@@ -86,8 +101,10 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     for (const { address, message } of host.problems) warn(`${address}: ${message}`);
     return { host, modules: new KernelModules(system), drivers: await installed() };
   };
-  const named = (): Promise<Session | LinuxSession> =>
-    program.opts<HostOptions>().host === 'linux' ? linux() : emulated();
+  const named = (): Promise<Session | LinuxSession> => {
+    hostSetup();
+    return program.opts<HostOptions>().host === 'linux' ? linux() : emulated();
+  };
   const onlyEmulated = (command: string): void => {
     if (program.opts<HostOptions>().host === 'emulated') return;
     throw new UsageError(
@@ -110,6 +127,8 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
       new Option('--host <name>', 'where functions come from').choices(['emulated', 'linux']).default('emulated'),
     )
     .option('--sysfs-root <path>', 'sysfs of the linux host (default /sys)')
+    .option('--driver-override <address=driver>', 'of an emulated function: what takes it instead of the best', collect)
+    .option('--sriov-numvfs <address=count>', 'of an emulated physical function: how many virtual ones it has', collect)
     .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 the command line is wrong.\n')
     .showHelpAfterError('(vfio --help shows what there is)')
     .exitOverride();
@@ -155,8 +174,10 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
       const opened = await emulated();
       const fn = findFunction(opened.host, what);
       const driver = await bindFunction(opened, fn, options.driver);
-      await using device = await deviceOf(opened.bus, fn).open();
-      await info(toClient(device), `${fn.address}  driver ${driver.name}`, options, io);
+      const vfio = deviceOf(opened.bus, fn);
+      await using device = await vfio.open();
+      const { whyNotMigratable } = vfio;
+      await info(toClient(device), `${fn.address}  driver ${driver.name}`, { ...options, whyNotMigratable }, io);
     });
 
   program
@@ -218,7 +239,8 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .action(async (addresses: string[], { nvmeFile, nvmeSize, socketPath = [], ...options }) => {
       onlyEmulated('serve');
       const { serve } = await import('./commands/serve.js');
-      await serve(addresses, { ...options, socketPath, version, host: { nvmeFile, nvmeSize } }, io);
+      const host = { nvmeFile, nvmeSize };
+      await serve(addresses, { ...options, socketPath, version, host, setup: hostSetup() }, io);
     });
 
   const control = program

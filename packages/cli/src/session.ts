@@ -15,6 +15,8 @@ export interface Session {
   readonly host: PciHost;
   readonly bus: PciBus;
   readonly drivers: InstalledDrivers;
+  /** Drivers that the user wants for functions, by address: `driver_override`. */
+  readonly overrides: Map<string, string>;
 }
 
 /** The machine's functions: the kernel has them, so there is no bus of ours. */
@@ -29,7 +31,7 @@ export function openSession(host: PciHost, drivers: InstalledDrivers, warn: (mes
     ops: new OpsRegistry(),
     warn: ({ device, message }) => warn(`${device}: ${message}`),
   });
-  return { host, bus, drivers };
+  return { host, bus, drivers, overrides: new Map() };
 }
 
 /** Whether a text has the form of an address, whatever is there. */
@@ -55,8 +57,12 @@ export function findFunction<F extends PciFunction>(host: FunctionsOf<F>, text: 
   );
 }
 
-/** Binds the best driver of a function, or the one that is named. @throws what matching, loading and probing throw. */
-export function bindFunction(session: Session, fn: PciFunction, driver: string | undefined): Promise<PciDriver> {
-  const { bus, drivers } = session;
+/**
+ * Binds the driver that the user wants for a function, else the one that is named, else the best.
+ * @throws what matching, loading and probing throw
+ */
+export function bindFunction(session: Session, fn: PciFunction, named?: string): Promise<PciDriver> {
+  const { bus, drivers, overrides } = session;
+  const driver = overrides.get(fn.address) ?? named;
   return driver === undefined ? bus.bindBest(fn, drivers) : bus.bindOverride(fn, driver, drivers);
 }

@@ -7,6 +7,7 @@ import { type ServeOptions, serveTargets, sharedBy, splitFunctions } from '../sr
 import { qemuCommandLine, qemuDevice, shellQuote } from '../src/serve/qemu.js';
 
 const host = createDemoHost();
+const setup = { driverOverride: [], sriovNumvfs: [] };
 const at = (address: string): PciFunction => {
   const fn = host.find(address);
   if (fn === undefined) throw new Error(`nothing at ${address}`);
@@ -16,7 +17,7 @@ const nvme = at(DEMO.nvme);
 const edu = at(DEMO.edu);
 
 const targets = (functions: PciFunction[], options: Partial<ServeOptions>) =>
-  serveTargets(functions, { socketPath: [], threads: 1, version: '0', host: {}, ...options }, '/run');
+  serveTargets(functions, { socketPath: [], threads: 1, version: '0', host: {}, setup, ...options }, '/run');
 
 test('functions and sockets pair in order; a path is taken from the working directory', () => {
   expect(targets([nvme, edu], { socketPath: ['a', '/b'], driver: 'vfio-pci', socketMode: 0o660 })).toEqual([

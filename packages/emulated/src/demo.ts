@@ -1,4 +1,5 @@
 import { PCI_VENDOR_ID_MELLANOX } from '@vfio/uapi';
+import { ConnectX } from './devices/connectx/index.js';
 import { BochsDisplay } from './devices/display.js';
 import { Edu } from './devices/edu.js';
 import { NvmeController, type NvmeOptions } from './devices/nvme/index.js';
@@ -18,6 +19,8 @@ export const DEMO = {
   sriov: '0000:03:00.0',
   /** The ids of a ConnectX virtual function with nothing behind them. */
   nic: '0000:04:00.0',
+  /** A ConnectX physical function with 4 virtual functions, 0000:05:00.1 to 0000:05:00.4. */
+  connectx: '0000:05:00.0',
 } as const;
 
 /** What can be changed about the demo host. */
@@ -29,8 +32,8 @@ export interface DemoHostOptions extends EmulatedPciHostOptions {
 const MIB = 0x100000;
 
 /**
- * The host that `vfio list`, `match`, `serve` and `demo` show: a display, edu, two NVMe controllers, an SR-IOV function
- * and a network function whose variant driver is not there. See {@link DEMO} for the addresses.
+ * The host that `vfio list`, `match`, `serve` and `demo` show: a display, edu, two NVMe controllers, an SR-IOV function,
+ * a network function whose variant driver may not be there, and a ConnectX. See {@link DEMO} for the addresses.
  */
 export function createDemoHost(options: DemoHostOptions = {}): EmulatedPciHost {
   const host = new EmulatedPciHost(options);
@@ -40,7 +43,7 @@ export function createDemoHost(options: DemoHostOptions = {}): EmulatedPciHost {
   });
   host.add({ address: DEMO.display, model: (ctx) => new BochsDisplay(ctx, { videoMemory: 4 * MIB }) });
   host.add({ address: DEMO.edu, model: (ctx) => new Edu(ctx) });
-  for (const bus of [1, 2, 3, 4]) host.addRootPort({ address: `0000:00:1c.${bus - 1}`, secondaryBus: bus });
+  for (const bus of [1, 2, 3, 4, 5]) host.addRootPort({ address: `0000:00:1c.${bus - 1}`, secondaryBus: bus });
   host.add({
     address: DEMO.nvme,
     model: (ctx) => new NvmeController(ctx, { namespaces: [{ size: 64 * MIB }], ...options.nvme }),
@@ -66,5 +69,6 @@ export function createDemoHost(options: DemoHostOptions = {}): EmulatedPciHost {
         express: true,
       }),
   });
+  host.add({ address: DEMO.connectx, model: (ctx) => new ConnectX(ctx) });
   return host;
 }

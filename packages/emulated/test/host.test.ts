@@ -345,10 +345,12 @@ describe('the demo host', () => {
       '0000:00:1c.1 1b36:c 60400',
       '0000:00:1c.2 1b36:c 60400',
       '0000:00:1c.3 1b36:c 60400',
+      '0000:00:1c.4 1b36:c 60400',
       '0000:01:00.0 1b36:10 10802',
       '0000:02:00.0 1b36:10 10802',
       '0000:03:00.0 1234:11e9 ff00',
       '0000:04:00.0 15b3:101e 20000',
+      '0000:05:00.0 15b3:1021 20700',
     ]);
     for (const address of Object.values(DEMO)) expect(host.find(address), address).toBeDefined();
     expect(host.find(DEMO.nvme)?.model).toBeInstanceOf(NvmeController);
@@ -357,7 +359,7 @@ describe('the demo host', () => {
 
   test('what can be handed to a user is alone in its IOMMU group', () => {
     const host = createDemoHost();
-    for (const address of [DEMO.display, DEMO.edu, DEMO.nvme, DEMO.nvmeLarge, DEMO.sriov, DEMO.nic]) {
+    for (const address of [DEMO.display, DEMO.edu, DEMO.nvme, DEMO.nvmeLarge, DEMO.sriov, DEMO.nic, DEMO.connectx]) {
       const group = host.find(address)?.iommuGroup;
       expect(
         host.functions().filter((fn) => fn.iommuGroup === group),

@@ -7,6 +7,7 @@ import type { ClientReport } from '../serve/methods/client-report.js';
 import type { ServedInfo } from '../serve/methods/info.js';
 import type { ServedMetrics } from '../serve/methods/metrics.js';
 import type { ServedState } from '../serve/methods/state.js';
+import { migrationWords } from './info.js';
 
 export interface ControlOptions {
   readonly json?: boolean;
@@ -44,13 +45,12 @@ export async function controlInfo(path: string, options: ControlOptions, io: Io)
 }
 
 function infoFacts(info: ServedInfo): [string, string][] {
-  const { driver, ops, version, socket, migration, whyNotMigratable, physfn, client, pid } = info;
+  const { driver, ops, version, socket, physfn, client, pid } = info;
   const names = ops === driver ? driver : `${driver}, ops ${ops}`;
-  const cannot = whyNotMigratable === null ? 'no' : `no: ${whyNotMigratable}`;
   return [
     ['driver', version === null ? names : `${names}, version ${version}`],
     ...(physfn === null ? [] : [['physfn', physfn] as [string, string]]),
-    ['migration', migration.length === 0 ? cannot : migration.join(' ')],
+    ['migration', migrationWords(info)],
     ['socket', socket ?? 'inherited'],
     ['client', clientWords(client)],
     ['served by', `pid ${pid}`],

@@ -103,7 +103,6 @@ export async function demo(options: { readonly json?: boolean }, io: Io): Promis
     else summary(runs, ok, milliseconds, io);
     return ok;
   } finally {
-    for (const fn of session.bus.functions()) if (session.bus.isBound(fn)) await session.bus.unbind(fn);
     await session.bus.close();
     await rm(folder, { recursive: true, force: true });
   }

@@ -10,10 +10,13 @@ import {
 } from '@vfio/core';
 import { formatClass, formatIds, formatSize, formatSubsystem } from '../format.js';
 import type { Io } from '../io.js';
+import { migrationFlags } from '../migration-features.js';
 import { paint, printJson, printTable } from '../output.js';
 
 export interface InfoOptions {
   readonly json?: boolean;
+  /** What the driver says of it. */
+  readonly whyNotMigratable?: string | undefined;
 }
 
 /** A part of a region. */
@@ -58,6 +61,10 @@ export interface InfoReport {
   readonly flags: readonly string[];
   readonly regions: readonly RegionReport[];
   readonly irqs: readonly IrqReport[];
+  /** Of VFIO_MIGRATION_*; empty: it cannot be migrated. */
+  readonly migration: readonly string[];
+  /** The condition that is missing; null where it can, where its driver never could, and for a served device. */
+  readonly whyNotMigratable: string | null;
   readonly config: ConfigReport;
 }
 
@@ -73,7 +80,7 @@ const flagNames = (flags: number, names: readonly string[]): string[] => names.f
 const words = (flags: readonly string[]): string => flags.join(' ') || '-';
 
 /** Asks a device everything that its info calls and its config space tell. */
-export async function gather(device: VfioDeviceClient): Promise<InfoReport> {
+export async function gather(device: VfioDeviceClient, whyNotMigratable?: string): Promise<InfoReport> {
   const { flags, numRegions, numIrqs } = await device.getInfo();
   const regions: RegionReport[] = [];
   for (let index = 0; index < numRegions; index++) {
@@ -94,6 +101,8 @@ export async function gather(device: VfioDeviceClient): Promise<InfoReport> {
     flags: flagNames(flags, DEVICE_FLAGS),
     regions,
     irqs,
+    migration: await migrationFlags(device),
+    whyNotMigratable: whyNotMigratable ?? null,
     config: configReport(decodeConfigSpace(config)),
   };
 }
@@ -124,6 +133,10 @@ function configReport(config: DecodedConfigSpace): ConfigReport {
   };
 }
 
+/** What migration there is, as a user is told. */
+export const migrationWords = ({ migration, whyNotMigratable }: Pick<InfoReport, 'migration' | 'whyNotMigratable'>) =>
+  migration.length > 0 ? migration.join(' ') : whyNotMigratable === null ? 'no' : `no: ${whyNotMigratable}`;
+
 /** The answer, or undefined for an index that the device does not have (EINVAL: VGA on most). */
 async function unlessInvalid<T>(answer: Promise<T>): Promise<T | undefined> {
   try {
@@ -136,14 +149,15 @@ async function unlessInvalid<T>(answer: Promise<T>): Promise<T | undefined> {
 
 /** `vfio info`: device, regions, interrupts, and config space in words. */
 export async function info(device: VfioDeviceClient, title: string, options: InfoOptions, io: Io): Promise<void> {
-  const report = await gather(device);
+  const report = await gather(device, options.whyNotMigratable);
   if (options.json === true) {
     printJson(io, report);
     return;
   }
   const { config } = report;
   io.out(`${paint(io, 'bold', title)}  ${config.ids}  ops ${report.ops}\n`);
-  io.out(`flags: ${words(report.flags)}\n\n`);
+  io.out(`flags: ${words(report.flags)}\n`);
+  io.out(`migration: ${migrationWords(report)}\n\n`);
   printTable(
     io,
     ['REGION', 'SIZE', 'FLAGS', 'MAPPABLE'],

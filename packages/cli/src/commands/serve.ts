@@ -3,6 +3,7 @@ import { Worker } from 'node:worker_threads';
 import { deviceSetKey, type PciFunction } from '@vfio/core';
 import { createDemoHost, DEMO } from '@vfio/emulated';
 import { makePulse, PulseWatcher } from '@vfio/vfio-user';
+import { enableVirtualFunctions, type HostSetup, setupFor } from '../host-setup.js';
 import type { Io } from '../io.js';
 import { paint } from '../output.js';
 import { CallsToThread } from '../serve/control/calls-to-thread.js';
@@ -28,6 +29,7 @@ export interface ServeOptions {
   /** Of the command, for clients of the control socket. */
   readonly version: string;
   readonly host: HostOptions;
+  readonly setup: HostSetup;
 }
 
 /** What `vfio serve --json` shows, one a line: schemas/serve.json. */
@@ -146,6 +148,7 @@ export function splitFunctions(functions: readonly PciFunction[], threads: numbe
 export async function serve(addresses: readonly string[], options: ServeOptions, io: Io): Promise<void> {
   // Tells what is where; each thread makes a host of its own.
   const host = createDemoHost();
+  await enableVirtualFunctions(host, options.setup);
   const functions = addresses.map((address) => findFunction(host, address));
   const targets = serveTargets(functions, options, io.cwd);
   const controlPath = controlSocket(targets, options, io.cwd);
@@ -159,6 +162,10 @@ export async function serve(addresses: readonly string[], options: ServeOptions,
       traceFile: options.trace === undefined ? undefined : resolve(io.cwd, options.trace),
       // Of the threads only the one that serves the controller may have its file open.
       hostOptions: mine.some(({ address }) => address === DEMO.nvme) ? options.host : {},
+      setup: setupFor(
+        options.setup,
+        functions.filter((_, index) => part.includes(index)),
+      ),
       pulse: makePulse(),
     };
   });

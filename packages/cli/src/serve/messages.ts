@@ -1,3 +1,4 @@
+import type { HostSetup } from '../host-setup.js';
 import type { AnswerMessage, CallMessage } from './control/messages.js';
 import type { PlainError } from './plain-error.js';
 
@@ -19,6 +20,8 @@ export interface ServeJob {
   readonly compat: string | undefined;
   readonly traceFile: string | undefined;
   readonly hostOptions: HostOptions;
+  /** What is done to functions of that host first. */
+  readonly setup: HostSetup;
   /** Shared: where the thread shows what it does, for the command to see when it does not come back. */
   readonly pulse: Int32Array;
 }

@@ -6,6 +6,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { deviceOf } from '@vfio/core';
 import { type CompatMode, ServiceLoop, VfioUserServer } from '@vfio/vfio-user';
 import { driverVersion, installedDrivers } from '../drivers.js';
+import { setUpHost } from '../host-setup.js';
 import { bindFunction, findFunction, openSession } from '../session.js';
 import { ThreadCalls } from './control/thread-calls.js';
 import { createHost } from './host.js';
@@ -40,11 +41,11 @@ async function serve(job: ServeJob, over: () => void): Promise<Serving> {
     closing.abort();
     await Promise.all(servers.map((server) => server.close()));
     loop.close();
-    for (const fn of session.bus.functions()) if (session.bus.isBound(fn)) await session.bus.unbind(fn);
     await session.bus.close();
     trace?.close();
   };
   try {
+    await setUpHost(session, job.setup);
     for (const { address, driver, socket } of job.targets) {
       const fn = findFunction(session.host, address);
       const bound = await bindFunction(session, fn, driver);

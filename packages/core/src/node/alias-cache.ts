@@ -38,7 +38,7 @@ export interface FileStamp {
 }
 
 /** Raised with every change of the files' content or of how they are made: an old cache is made again. */
-const CACHE_FORMAT = 2;
+const CACHE_FORMAT = 3;
 
 /** The stamp of a file as it is now. */
 export async function stampOf(path: string): Promise<FileStamp> {

@@ -52,6 +52,7 @@ export async function buildAliasFiles(directory: string, options: BuildAliasOpti
 
   const files: BuiltAliasFile[] = [];
   for (const [path, entries] of groupBy(manifest.drivers, (entry) => entry.alias)) {
+    if (path === undefined) continue;
     const lines: { pattern: string; driver: string }[] = [];
     const warnings: string[] = [];
     for (const entry of entries) {

@@ -196,7 +196,7 @@ async function buildCatalog(search: PackageSearch): Promise<{ catalog: Catalog; 
       continue;
     }
     for (const driver of manifest.drivers) {
-      files.push(await stampOf(join(directory, driver.alias)));
+      if (driver.alias !== undefined) files.push(await stampOf(join(directory, driver.alias)));
       const report = (kind: 'broken' | 'warning', message: string): void => {
         problems.push({ package: pkg.name, directory, kind, driver: driver.name, message });
       };
@@ -237,6 +237,7 @@ async function readAliases(
   siblings: readonly DriverManifest[],
   report: (kind: 'broken' | 'warning', message: string) => void,
 ): Promise<AliasLine[] | undefined> {
+  if (driver.alias === undefined) return [];
   let content: Uint8Array;
   try {
     const path = await realPathInside(pkg.directory, driver.alias);

@@ -9,8 +9,8 @@ export interface DriverManifest {
   readonly name: string;
   /** Subpath of the package's exports whose module exports `driver`: `./driver`. */
   readonly export: string;
-  /** The alias file, relative to the package: `dist/modules.alias`. */
-  readonly alias: string;
+  /** The alias file, relative to the package: `dist/modules.alias`. Without one a driver is found by its name only. */
+  readonly alias?: string;
   /** Names of conditions that must hold where the driver is used. */
   readonly requires: readonly string[];
 }
@@ -82,11 +82,17 @@ export function parseManifest(field: unknown): ManifestResult {
         `${at}.export" ${show(driver['export'])} is not a subpath of the package's exports, such as "./driver"`,
       );
     }
-    if (!isInnerPath(alias)) return broken(`${at}.alias" ${show(alias)} is not a path within the package`);
+    if (alias !== undefined && !isInnerPath(alias))
+      return broken(`${at}.alias" ${show(alias)} is not a path within the package`);
     if (!Array.isArray(requires) || !requires.every((word) => typeof word === 'string' && CONDITION.test(word))) {
       return broken(`${at}.requires" ${show(requires)} is not a list of condition names`);
     }
-    read.push({ name, export: driver['export'], alias, requires: [...new Set(requires as string[])] });
+    read.push({
+      name,
+      export: driver['export'],
+      ...(alias === undefined ? {} : { alias }),
+      requires: [...new Set(requires as string[])],
+    });
   }
   return { ok: true, drivers: read };
 }

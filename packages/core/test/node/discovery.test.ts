@@ -238,6 +238,20 @@ describe('what is found', () => {
     expect([...winners]).toEqual(['a_drv']);
   });
 
+  test('a driver without an alias file is found by its name, matches nothing, and is no problem', async () => {
+    const vfio = { api: 1, drivers: [{ name: 'mlx5_core', export: './driver' }] };
+    const root = await project([GENERIC, { name: '@vfio/pf', driver: 'mlx5_core', alias: null, json: { vfio } }]);
+    const cacheDirectory = await temporaryFolder();
+    for (const fromCache of [false, true]) {
+      const found = await discover(root, { cacheDirectory });
+      expect(found.fromCache).toBe(fromCache);
+      expect(found.problems).toEqual([]);
+      expect(found.best(fn())?.driver).toBe('vfio-pci');
+      expect(found.explain(fn()).candidates.map(({ driver }) => driver)).toEqual(['vfio-pci']);
+      expect(await found.load('mlx5_core')).toMatchObject({ name: 'mlx5_core' });
+    }
+  });
+
   test('a name that nobody has is refused with ENODEV and says which there are', async () => {
     const found = await discover(await project([GENERIC]));
     await expect(found.load('vfio_pci')).rejects.toThrow(
@@ -534,7 +548,7 @@ describe('the cache', () => {
       'of another format',
       async (folder) => {
         const path = join(folder, 'drivers.json');
-        await writeFile(path, (await readFile(path, 'utf8')).replace('"format": 2', '"format": 1'));
+        await writeFile(path, (await readFile(path, 'utf8')).replace('"format": 3', '"format": 2'));
       },
     ],
     [

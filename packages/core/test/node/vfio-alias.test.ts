@@ -54,6 +54,16 @@ describe('vfio-alias', () => {
     ]);
   });
 
+  test('a driver without an alias file gets none, those beside it do', async () => {
+    const drivers = [
+      { name: 'vfio-pci', export: './driver', alias: 'dist/modules.alias' },
+      { name: 'by_name', export: './other' },
+    ];
+    const folder = await packageOf({ json: { vfio: { api: 1, drivers } } });
+    expect(await run(folder)).toMatchObject({ code: 0, out: 'dist/modules.alias: 1 alias of vfio-pci, written\n' });
+    expect(await read(folder)).not.toContain('by_name');
+  });
+
   test('a row that gives no alias is a warning that names driver and row', async () => {
     const folder = await packageOf({
       driver: 'd',

@@ -1,7 +1,7 @@
 import { formatClass, formatIds, formatSubsystem } from '../../format.js';
+import { migrationFlags } from '../../migration-features.js';
 import { type ClientReport, clientReport } from './client-report.js';
-import { defineMethod } from './method.js';
-import { migrationFlags } from './migration-report.js';
+import { defineMethod, featuresOf } from './method.js';
 
 /** What a function is and who serves it. */
 export interface ServedInfo {
@@ -37,7 +37,7 @@ export const info = defineMethod({
     ops: device.name,
     version: driverVersion ?? null,
     socket: server.path ?? null,
-    migration: await migrationFlags(device),
+    migration: await migrationFlags(featuresOf(device)),
     whyNotMigratable: device.whyNotMigratable ?? null,
     client: clientReport(server),
     pid: process.pid,

@@ -1,5 +1,6 @@
 import type { PciDriver, PciFunction, VfioPciCoreDevice } from '@vfio/core';
 import type { ServiceLoop, VfioUserServer } from '@vfio/vfio-user';
+import type { FeatureSource } from '../../migration-features.js';
 import type { Session } from '../../session.js';
 import type { ParamReader } from './params.js';
 
@@ -19,6 +20,11 @@ export interface Served {
   /** Tells the operator: a warning of the command. */
   readonly warn: (message: string) => void;
 }
+
+/** Features of a device, whoever has it open: for questions, not for changes. */
+export const featuresOf = (device: VfioPciCoreDevice): FeatureSource => ({
+  deviceFeature: (request) => device.ops.deviceFeature(device, request),
+});
 
 /** What a running call has. */
 export interface CallContext<G> {

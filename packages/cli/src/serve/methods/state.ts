@@ -1,6 +1,6 @@
+import { migrationState } from '../../migration-features.js';
 import { type ClientReport, clientReport } from './client-report.js';
-import { defineMethod } from './method.js';
-import { migrationState } from './migration-report.js';
+import { defineMethod, featuresOf } from './method.js';
 
 /** What a function does now. */
 export interface ServedState {
@@ -24,7 +24,7 @@ export const state = defineMethod({
     address,
     inUse: device.openCount > 0,
     client: clientReport(server),
-    migration: await migrationState(device),
+    migration: await migrationState(featuresOf(device)),
     streaming: device.session !== undefined,
     power: device.power.asleep ? 'suspended' : `D${device.power.state}${device.power.state === 3 ? 'hot' : ''}`,
     lowPower: device.power.engaged,
