@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { PLATFORM_CONDITIONS } from '@vfio/core';
 import { discoverDrivers, type InstalledDrivers } from '@vfio/core/node';
 
 export interface DriversOptions {
@@ -20,6 +21,7 @@ export async function installedDrivers(options: DriversOptions): Promise<Install
   const { cwd, script, env, warn } = options;
   const drivers = await discoverDrivers({
     from: cwd,
+    conditions: PLATFORM_CONDITIONS,
     ...(script === undefined ? {} : { cli: script }),
     ...(env['VFIO_CACHE'] === undefined ? {} : { cacheDirectory: env['VFIO_CACHE'] }),
   });

@@ -19,6 +19,7 @@ export * from './devices/nvme/index.js';
 export * from './devices/serial/index.js';
 export * from './devices/sriov-edu.js';
 export * from './devices/stub.js';
+export * from './devices/zpci.js';
 export * from './host/address.js';
 export * from './host/bar.js';
 export * from './host/dma.js';

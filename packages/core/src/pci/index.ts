@@ -15,3 +15,4 @@ export * from './modalias.js';
 export * from './modules-alias.js';
 export * from './physical-memory.js';
 export * from './raw-function.js';
+export * from './zpci.js';
