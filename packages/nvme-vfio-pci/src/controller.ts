@@ -1,5 +1,4 @@
-import type { VfioDeviceOps, VfioPciCoreDevice } from '@vfio/core';
-import { errnoError, hex, VFIO_PCI_BAR0_REGION_INDEX } from '@vfio/uapi';
+import { errnoError, hex } from '@vfio/uapi';
 import {
   NVME_CAP_HIGH_CSS_NVM,
   NVME_CAP_TO_UNIT_MS,
@@ -34,16 +33,28 @@ const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout
 const isShutDown = (csts: number): boolean =>
   (csts & (NVME_CSTS_SHST_MASK | NVME_CSTS_CFS)) === NVME_CSTS_SHST_COMPLETE;
 
-/** The registers of one controller, reached through the ops that the driver stands on: hardware, the kernel or a peer. */
+/** BAR 0 of a function: how many bytes were read or written, fewer where it ends before. */
+export interface RegisterAccess {
+  readonly address: string;
+  read(register: number, into: Uint8Array): number | Promise<number>;
+  write(register: number, from: Uint8Array): number | Promise<number>;
+}
+
+/** Where the admin queues are, and how many entries each has. */
+export interface AdminQueues {
+  readonly asq: number;
+  readonly acq: number;
+  readonly entries: number;
+}
+
+/** The registers of one controller, wherever they are: hardware, the kernel or a peer. */
 export class Controller {
-  readonly #dev: VfioPciCoreDevice;
-  readonly #base: VfioDeviceOps;
+  readonly #access: RegisterAccess;
   readonly #bytes = new Uint8Array(4);
   readonly #view = new DataView(this.#bytes.buffer);
 
-  constructor(dev: VfioPciCoreDevice, base: VfioDeviceOps) {
-    this.#dev = dev;
-    this.#base = base;
+  constructor(access: RegisterAccess) {
+    this.#access = access;
   }
 
   /**
@@ -97,16 +108,53 @@ export class Controller {
     );
   }
 
+  /** Enables a disabled controller. @throws EIO where it does not become ready, and where its smallest page is not 4 KiB. */
+  async enable(queues: AdminQueues): Promise<void> {
+    if ((((await this.#read(NVME_REG_CAP_HIGH)) >>> 16) & 0xf) !== 0)
+      throw this.#error('the smallest memory page of the controller is larger than 4 KiB');
+    await this.#configure(queues);
+    const csts = await this.#until(
+      (now) => (now & (NVME_CSTS_RDY | NVME_CSTS_CFS)) !== 0,
+      await this.#readyTimeout(),
+      'become ready',
+    );
+    if ((csts & NVME_CSTS_CFS) !== 0) throw this.#error('the controller fell into fatal state when it was enabled');
+  }
+
+  /** Bytes from one doorbell to the next: CAP.DSTRD. */
+  async doorbellStride(): Promise<number> {
+    return 4 << ((await this.#read(NVME_REG_CAP_HIGH)) & 0xf);
+  }
+
+  /** Why the controller does nothing any more, if it does not. @throws EIO where it is gone */
+  async ailment(): Promise<string | undefined> {
+    const csts = await this.#read(NVME_REG_CSTS);
+    if ((csts & NVME_CSTS_CFS) !== 0) return `it is in fatal state (CSTS ${hex(csts)})`;
+    return (csts & NVME_CSTS_RDY) === 0 ? `it is not ready (CSTS ${hex(csts)})` : undefined;
+  }
+
+  /** Writes a doorbell. */
+  async ring(register: number, value: number): Promise<void> {
+    await this.#write(register, value);
+  }
+
   /**
    * A disabled controller takes no shutdown notification (CC.SHN has a meaning only between enabling and reset, 7.6.2).
    * It is enabled with admin queues that nobody rings, so that it touches no memory.
    */
   async #enableIdle(): Promise<void> {
     await this.disable();
-    await this.#write(NVME_REG_AQA, (1 << 16) | 1);
-    for (const register of [NVME_REG_ASQ, NVME_REG_ACQ]) {
-      await this.#write(register, 0);
-      await this.#write(register + 4, 0);
+    await this.#configure({ asq: 0, acq: 0, entries: 2 });
+  }
+
+  async #configure({ asq, acq, entries }: AdminQueues): Promise<void> {
+    await this.#write(NVME_REG_AQA, ((entries - 1) << 16) | (entries - 1));
+    for (const [register, address] of [
+      [NVME_REG_ASQ, asq],
+      [NVME_REG_ACQ, acq],
+    ] as const) {
+      await this.#write(register, address % 0x100000000);
+      await this.#write(register + 4, Math.floor(address / 0x100000000));
     }
     const capabilities = await this.#read(NVME_REG_CAP_HIGH);
     const commandSet = (capabilities & NVME_CAP_HIGH_CSS_NVM) !== 0 ? 0 : NVME_CC_CSS_ADMIN;
@@ -139,7 +187,7 @@ export class Controller {
   }
 
   async #read(register: number): Promise<number> {
-    const done = await this.#base.read(this.#dev, VFIO_PCI_BAR0_REGION_INDEX, register, this.#bytes);
+    const done = await this.#access.read(register, this.#bytes);
     if (done !== this.#bytes.length) throw this.#error(`register ${hex(register)} is past the end of BAR 0`);
     const value = this.#view.getUint32(0, true);
     if (value === ALL_ONES) throw this.#error(`register ${hex(register)} reads all ones: the controller is gone`);
@@ -148,10 +196,10 @@ export class Controller {
 
   async #write(register: number, value: number): Promise<void> {
     this.#view.setUint32(0, value >>> 0, true);
-    await this.#base.write(this.#dev, VFIO_PCI_BAR0_REGION_INDEX, register, this.#bytes);
+    await this.#access.write(register, this.#bytes);
   }
 
   #error(message: string): Error {
-    return errnoError('EIO', message, { op: 'nvme', device: this.#dev.address });
+    return errnoError('EIO', message, { op: 'nvme', device: this.#access.address });
   }
 }

@@ -1,0 +1,14 @@
+/**
+ * The physical function of an NVMe drive: enables its controller and talks to it by the admin queue. The role of `nvme` in the
+ * kernel.
+ *
+ * @packageDocumentation
+ */
+export { NVME, type NvmeCore, type NvmeDriverOptions, nvmeDriver } from './driver.js';
+export {
+  NvmeParent,
+  type NvmeParentOptions,
+  type ParentCapabilities,
+  type StateFormats,
+  type TrackingLimits,
+} from './parent.js';

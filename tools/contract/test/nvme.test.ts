@@ -1,0 +1,119 @@
+import { nvmeVfioPciDriver } from '@vfio/nvme-vfio-pci';
+import { type ContractSubject, contractCases, type DeviceWorkload, describeVariantDriver } from '@vfio/testing';
+import { vfioPciDriver } from '@vfio/vfio-pci';
+import type { VfioUserClient } from '@vfio/vfio-user';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import {
+  allowsEveryArc,
+  changesByte,
+  dropsByte,
+  losesInterrupt,
+  losesPage,
+  resetsNothing,
+  streams,
+} from '../src/faulty-client.js';
+import { nvmeFunctions, nvmeState, nvmeWorkload } from '../src/nvme.js';
+import { handles, local, overDevice, Served } from '../src/subjects.js';
+import { wholeDma } from '../src/whole-device.js';
+
+const runner = { describe, test, skip: (name: string) => test.skip(name, () => {}) };
+
+// Each on its own drive, whose two functions are the two ends of a migration.
+describe('nvme-vfio-pci on a virtual function', async () => {
+  const [direct, below, socket] = await Promise.all([nvmeFunctions(), nvmeFunctions(), nvmeFunctions()]);
+  afterAll(async () => {
+    for (const one of [direct, below, socket]) await one.close();
+  });
+  const about = { driver: nvmeVfioPciDriver(), function: direct.devices[0]!.function };
+  const state = nvmeState;
+  const skip = {
+    'a memory BAR cannot be reached while memory decode is off: EIO':
+      'a virtual function always decodes (SR-IOV 3.4.1.3)',
+  };
+
+  describeVariantDriver(runner, {
+    name: 'called directly',
+    driver: about,
+    workload: nvmeWorkload(wholeDma.map),
+    state,
+    skip,
+    handles,
+    open: () => local(direct.devices[0]!),
+    peer: () => local(direct.devices[1]!),
+  });
+
+  const [first, second] = below.devices.map((device) => overDevice(device, vfioPciDriver()));
+  describeVariantDriver(runner, {
+    name: 'below the generic driver',
+    workload: nvmeWorkload(wholeDma.map),
+    state,
+    skip,
+    handles,
+    open: async () => local(await first!),
+    peer: async () => local(await second!),
+  });
+
+  describe('through a socket', () => {
+    const served: Served[] = [];
+    beforeAll(async () => {
+      for (const device of socket.devices) served.push(await Served.start(device));
+    });
+    afterAll(async () => {
+      for (const one of served) await one.stop();
+    });
+    const map: DeviceWorkload['map'] = async (device, iova, size) =>
+      (await (device as VfioUserClient).dmaAlloc({ iova, size })).bytes;
+    const open = (at: number) => (): Promise<ContractSubject> =>
+      served[at]?.open() ?? Promise.reject(new Error('not served'));
+    const workload = nvmeWorkload(map);
+    describeVariantDriver(runner, {
+      name: 'each',
+      driver: about,
+      workload,
+      state,
+      skip,
+      handles,
+      open: open(0),
+      peer: open(1),
+    });
+  });
+
+  const moved = 'what one device saves another loads, in pieces of any size, and has the same state then';
+  test.each([
+    [
+      'a dirty page that is lost',
+      losesPage,
+      'no page that the device writes under load is missed: the whole memory is compared with reports of each page size',
+    ],
+    ['a byte of the stream that is lost', streams(dropsByte), moved],
+    ['a byte of the stream that is changed', streams(changesByte), moved],
+    [
+      'an interrupt that is lost',
+      losesInterrupt,
+      'a device that was stopped, or loaded, works on: what it writes arrives, and its interrupts come',
+    ],
+    [
+      'a reset that does not lead to RUNNING',
+      resetsNothing,
+      'a reset in any state leads to RUNNING, and ends the stream with ENODEV',
+    ],
+    [
+      'an arc that there is not',
+      allowsEveryArc,
+      'a state that the device lacks, and a way that there is not, are refused with EINVAL; state and stream go on',
+    ],
+  ] as const)('the suite catches %s', async (_what, fault, rule) => {
+    const cases = contractCases({
+      name: 'faulty',
+      workload: nvmeWorkload(wholeDma.map),
+      state,
+      async open() {
+        const { device, close } = await local(direct.devices[0]!);
+        return { device: fault(device), close };
+      },
+      peer: () => local(direct.devices[1]!),
+    });
+    const found = cases.find(({ name }) => name === rule);
+    await expect(found?.run()).rejects.toBeInstanceOf(Error);
+  });
+});
