@@ -6,6 +6,7 @@ import { COMPAT_MODES } from '@vfio/vfio-user';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { BindOptions, UnbindOptions } from './commands/bind.js';
 import type { ControlOptions } from './commands/control.js';
+import type { HandoverOptions } from './commands/handover.js';
 import type { MigrateOptions } from './commands/migrate.js';
 import { installedDrivers } from './drivers.js';
 import { type HostSetup, parseHostSetup, setUpHost } from './host-setup.js';
@@ -221,20 +222,12 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     });
 
   program
-    .command('doctor')
-    .description('whether devices of this machine can be passed through, and what to do where not')
-    .option('--json', 'one JSON document')
-    .action(async (options: JsonOption) => {
-      const { doctor } = await import('./commands/doctor.js');
-      if (!doctor(await linux(), options, io)) setExitCode(1);
-    });
-
-  program
     .command('serve')
     .description('serve functions to a VMM over vfio-user, until SIGINT or SIGTERM')
     .argument('<address...>', 'the functions')
     .option('--socket-path <path>', 'socket of each function, in the order of the addresses', collect)
     .option('--fd <number>', 'serve one function on a socket that was inherited', whole(3, 1 << 20))
+    .option('--incoming <path>', 'take one function over, with its client and socket, from a server that hands it over')
     .option('--socket-mode <mode>', 'permission bits of the socket, octal', octal)
     .option('--socket-group <group>', 'group of the socket')
     .option('--driver <name>', 'this driver instead of the best')
@@ -250,6 +243,21 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
       const { serve } = await import('./commands/serve.js');
       const host = { nvmeFile, nvmeSize };
       await serve(addresses, { ...options, socketPath, version, host, setup: hostSetup() }, io);
+    });
+
+  program
+    .command('handover')
+    .description(
+      'let another server take a function over with its client, which notices a pause: to upgrade its driver',
+    )
+    .requiredOption('--from <path>', 'control socket of the server that has it (--control-path)')
+    .requiredOption('--to <path>', 'where the other server waits for it (--incoming)')
+    .option('--address <address>', 'this function, where the server has several')
+    .option('--max-pause <ms>', 'milliseconds that the client may have to wait (default 2000)', whole(1, 4000))
+    .option('--json', 'one JSON document')
+    .action(async (options: HandoverOptions) => {
+      const { handover } = await import('./commands/handover.js');
+      await handover(options, io);
     });
 
   const control = program

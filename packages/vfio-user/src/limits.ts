@@ -113,6 +113,10 @@ export const RETRY_ACCEPT_MS = 1000;
 /** Milliseconds that a closing server gives to the operation under way. */
 export const CLOSE_GRACE_MS = 1000;
 
+/** Milliseconds that the server to which a client is handed over has for each answer while the client is served as before: it
+ * opens and resets its device meanwhile. */
+export const HANDOVER_ANSWER_MS = 10_000;
+
 /** Milliseconds that a client waits for a reply: QEMU's. */
 export const CLIENT_TIMEOUT_MS = 5000;
 

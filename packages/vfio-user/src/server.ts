@@ -1,5 +1,5 @@
 import type { VfioDeviceProvider, VfioPciCoreDevice } from '@vfio/core';
-import { closeFd, connectUnix, pageSize, peerCredentials } from '@vfio/native';
+import { closeFd, connectUnix, pageSize } from '@vfio/native';
 import { errnoError, VFIO_DEVICE_STATE_RUNNING, VfioError } from '@vfio/uapi';
 import { COMPAT_MODES, type CompatMode } from './compat.js';
 import { type CommandCount, Counters } from './counters.js';
@@ -33,6 +33,7 @@ import type { MoveEnd, MoveReport } from './move/end.js';
 import { isUndecided, type MoveOutOptions, moveOut } from './move/source.js';
 import { setState } from './move/state.js';
 import type { PeerKind } from './negotiation.js';
+import { pidOf } from './peer.js';
 import { asVfioError } from './region-access.js';
 import { keepWarm } from './rehearsal.js';
 import { acquireSharedLoop, type LoopSource, releaseSharedLoop, type ServiceLoop } from './service-loop.js';
@@ -291,6 +292,7 @@ export class VfioUserServer implements LoopSource {
       device,
       listener: listener === undefined ? undefined : { fd: loop.messages.fdOf(listener), file: file ?? null },
       maxPauseMs: options.maxPauseMs,
+      signal: options.signal,
       onGone: () => this.#leaveListener(),
       warn: (message) => this.#warn(message),
     });
@@ -547,12 +549,4 @@ function coreDevice(provider: VfioDeviceProvider): VfioPciCoreDevice {
   const device = provider as Partial<VfioPciCoreDevice>;
   if (device.irqs !== undefined && device.dmaSpace !== undefined) return provider as VfioPciCoreDevice;
   throw errnoError('ENOTTY', 'the device is not one of core, whose state is not known', { op: 'handover' });
-}
-
-function pidOf(fd: number): number | undefined {
-  try {
-    return peerCredentials(fd).pid;
-  } catch {
-    return undefined;
-  }
 }

@@ -19,6 +19,7 @@ export interface ServeOptions {
   readonly json?: boolean;
   readonly socketPath: readonly string[];
   readonly fd?: number;
+  readonly incoming?: string;
   readonly socketMode?: number;
   readonly socketGroup?: string;
   readonly driver?: string;
@@ -59,7 +60,7 @@ const MAX_SOCKET_PATH = 107;
 
 /** Pairs each function with its socket. @throws {@link UsageError} where they do not pair. */
 export function serveTargets(functions: readonly PciFunction[], options: ServeOptions, cwd: string): ServeTarget[] {
-  const { socketPath, fd, driver, socketMode, socketGroup, host } = options;
+  const { socketPath, fd, incoming, driver, socketMode, socketGroup, host } = options;
   const addresses = functions.map((fn) => fn.address);
   const twice = addresses.find((address, index) => addresses.indexOf(address) !== index);
   if (twice !== undefined) throw new UsageError(`${twice} is named twice, and one function has one server`);
@@ -68,6 +69,20 @@ export function serveTargets(functions: readonly PciFunction[], options: ServeOp
   }
   if (host.nvmeSize !== undefined && host.nvmeFile === undefined) {
     throw new UsageError('--nvme-size is the size of what --nvme-file names, and there is none');
+  }
+  if (incoming !== undefined) {
+    if (
+      addresses.length !== 1 ||
+      socketPath.length > 0 ||
+      fd !== undefined ||
+      socketMode !== undefined ||
+      socketGroup !== undefined
+    ) {
+      throw new UsageError('--incoming takes one function over with its socket, and goes with no other socket option');
+    }
+    if (incoming === '') throw new UsageError('--incoming is empty');
+    const path = socketPathOf(incoming, cwd);
+    return addresses.map((address) => ({ address, driver, socket: { incoming: { path } } }));
   }
   if (fd !== undefined) {
     if (addresses.length !== 1 || socketPath.length > 0 || socketMode !== undefined || socketGroup !== undefined) {
@@ -105,9 +120,9 @@ export function controlSocket(
   if (controlPath === undefined) return undefined;
   if (controlPath === '') throw new UsageError('--control-path is empty');
   const path = socketPathOf(controlPath, cwd);
-  if (targets.some(({ socket }) => 'path' in socket && socket.path === path)) {
-    throw new UsageError(`the control socket and a function on one socket: ${path}`);
-  }
+  const isTaken = ({ socket }: ServeTarget): boolean =>
+    'incoming' in socket ? socket.incoming.path === path : 'path' in socket && socket.path === path;
+  if (targets.some(isTaken)) throw new UsageError(`the control socket and a function on one socket: ${path}`);
   return path;
 }
 
@@ -275,6 +290,11 @@ function tell(event: ServeEvent, options: ServeOptions, io: Io): void {
       );
       break;
     }
+    case 'waiting':
+      io.out(
+        `${paint(io, 'bold', event.address)}  driver ${event.driver}, waits for a client of another server on ${event.incoming}\n`,
+      );
+      break;
     case 'ready':
       if (event.commandLine !== null) {
         io.out(`\nFor QEMU 10.1 or newer, with memory that can be shared:\n\n${event.commandLine}\n\n`);

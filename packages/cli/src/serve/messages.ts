@@ -8,8 +8,11 @@ import type { PlainError } from './plain-error.js';
 export interface ServeTarget {
   readonly address: string;
   readonly driver: string | undefined;
-  /** A socket file, or a descriptor that was inherited. */
-  readonly socket: { readonly path: string; readonly mode?: number; readonly group?: string } | { readonly fd: number };
+  /** A socket file, a descriptor that was inherited, or where another server hands its client over. */
+  readonly socket:
+    | { readonly path: string; readonly mode?: number; readonly group?: string }
+    | { readonly fd: number }
+    | { readonly incoming: { readonly path: string } };
 }
 
 /** What a serving thread is started with. */
@@ -42,6 +45,13 @@ export type FromServer =
       readonly ops: string;
       /** Null for a descriptor. */
       readonly socket: string | null;
+    }
+  | {
+      readonly type: 'waiting';
+      readonly address: string;
+      readonly driver: string;
+      readonly ops: string;
+      readonly incoming: string;
     }
   | {
       readonly type: 'attached';

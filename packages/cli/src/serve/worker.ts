@@ -77,8 +77,9 @@ async function serve(job: ServeJob, over: () => void): Promise<Serving> {
         closing: closing.signal,
         warn: (message) => warn(message, fn.address),
       });
-      const path = 'path' in socket ? socket.path : null;
-      tell({ type: 'listening', address, driver: bound.name, ops: device.name, socket: path });
+      const who = { address, driver: bound.name, ops: device.name };
+      if ('incoming' in socket) tell({ type: 'waiting', ...who, incoming: socket.incoming.path });
+      else tell({ type: 'listening', ...who, socket: 'path' in socket ? socket.path : null });
     }
   } catch (error) {
     await stop();

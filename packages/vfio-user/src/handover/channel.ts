@@ -51,7 +51,8 @@ export class Channel implements LoopSource {
   }
 
   onClosed(errno: number): void {
-    this.#lose(errno === 0 ? 'the other server has left' : `the connection of the servers failed (errno ${errno})`);
+    const hasLeft = errno === 0 || errno === ERRNO.EPIPE || errno === ERRNO.ECONNRESET;
+    this.#lose(hasLeft ? 'the other server has left' : `the connection of the servers failed (errno ${errno})`);
   }
 
   onBadSize(): void {

@@ -18,10 +18,12 @@ import {
   VFIO_DEVICE_STATE_STOP_COPY,
   VFIO_USER_DMA_MAP,
   VFIO_USER_DMA_UNMAP,
-  type VfioError,
+  VfioError,
 } from '@vfio/uapi';
 import { LITTLE_ENDIAN } from '../byte-order.js';
 import type { ClientMapping } from '../dma.js';
+import { HANDOVER_ANSWER_MS } from '../limits.js';
+import { pidOf } from '../peer.js';
 import { asVfioError } from '../region-access.js';
 import type { Request } from '../request.js';
 import type { ServiceLoop } from '../service-loop.js';
@@ -40,11 +42,15 @@ export interface HandoverReport {
   readonly maps: number;
   /** Commands that came during the pause and went along. */
   readonly waiting: number;
+  /** Process of the other server; undefined where its socket does not tell. */
+  readonly pid: number | undefined;
 }
 
 export interface HandoverOptions {
   /** Milliseconds that the client may have to wait; after that all goes on here. QEMU gives a command up after 5000. @default 2000 */
   readonly maxPauseMs?: number;
+  /** Ends it, as any failure does; too late once the other server has the client. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 const DEFAULT_MAX_PAUSE_MS = 2000;
@@ -55,6 +61,7 @@ export interface SourceOptions {
   readonly device: VfioPciCoreDevice;
   readonly listener: { readonly fd: number; readonly file: Offer['file'] } | undefined;
   readonly maxPauseMs: number | undefined;
+  readonly signal: AbortSignal | undefined;
   /** The client is the other server's from now on. */
   readonly onGone: () => void;
   readonly warn: (message: string) => void;
@@ -70,19 +77,26 @@ export class HandoverSource {
   readonly #token: number;
   readonly #sent = new Set<ClientMapping>();
   #until = Number.POSITIVE_INFINITY;
+  readonly #pid: number | undefined;
+  #lost: string | undefined;
   #stateBytes = 0;
 
   /** @throws ERR_VFIO_SYSCALL where nobody listens at the path */
   constructor(path: string, options: SourceOptions) {
     this.#options = options;
     const fd = connectUnix(path);
+    this.#pid = pidOf(fd);
     try {
       this.#token = eventfdCreate(1);
     } catch (error) {
       closeFd(fd);
       throw error;
     }
-    this.#channel = new Channel(options.loop, fd, { onLost: () => {} });
+    this.#channel = new Channel(options.loop, fd, {
+      onLost: (reason) => {
+        this.#lost = reason;
+      },
+    });
   }
 
   /**
@@ -129,7 +143,7 @@ export class HandoverSource {
       const pauseMs = performance.now() - start;
       this.#options.onGone();
       session.leave('the device was handed over');
-      return { pauseMs, stateBytes: this.#stateBytes, maps: this.#sent.size, waiting };
+      return { pauseMs, stateBytes: this.#stateBytes, maps: this.#sent.size, waiting, pid: this.#pid };
     } catch (error) {
       await this.#goOn(isStopped);
       throw error;
@@ -295,24 +309,38 @@ export class HandoverSource {
   }
 
   async #request(command: number, pieces: readonly Uint8Array[], fds: readonly number[] = []): Promise<void> {
-    const { payload } = await this.#channel.connection.request(command, pieces, { fds });
-    const problem = decodeProblem(payload);
+    const problem = await this.#channel.connection.request(command, pieces, { fds }).then(
+      ({ payload }) => decodeProblem(payload),
+      (error: unknown) => (this.#lost === undefined ? asVfioError(error) : goneError(this.#lost)),
+    );
     if (problem !== undefined) throw problem;
   }
 
-  /** @throws EAGAIN where it takes longer than the client may wait */
+  /** @throws EAGAIN where it takes longer than the client may wait, or a server to answer; the signal's reason where it is ended */
   async #inTime<T>(work: T | Promise<T>, why: string): Promise<T> {
-    if (!(work instanceof Promise) || this.#until === Number.POSITIVE_INFINITY) return work;
+    if (!(work instanceof Promise)) return work;
+    const { signal } = this.#options;
+    signal?.throwIfAborted();
     let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<VfioError>((resolve) => {
-      const error = errnoError('EAGAIN', `${why} within the time that the client may wait`, { op: 'handover' });
-      timer = setTimeout(() => resolve(error), Math.max(1, this.#until - performance.now()));
+    let onAbort = (): void => {};
+    const over = new Promise<never>((_, reject) => {
+      onAbort = () => reject(signal?.reason);
+      const left = Math.min(Math.max(1, this.#until - performance.now()), HANDOVER_ANSWER_MS);
+      const error = errnoError('EAGAIN', `${why} within ${Math.round(left)} ms`, { op: 'handover' });
+      timer = setTimeout(() => reject(error), left);
     });
-    const first = await Promise.race([work.then((value) => ({ value })), late]).finally(() => clearTimeout(timer));
-    if ('value' in first) return first.value;
-    work.catch(() => {});
-    throw first;
+    signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      return await Promise.race([work, over]);
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', onAbort);
+    }
   }
+}
+
+function goneError(reason: string): VfioError {
+  return new VfioError('ERR_VFIO_DISCONNECTED', reason, { errno: 'ENOTCONN', op: 'handover' });
 }
 
 const SET_STATE = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;

@@ -1,3 +1,4 @@
+import { handover } from './handover.js';
 import { info } from './info.js';
 import type { ControlMethod } from './method.js';
 import { metrics } from './metrics.js';
@@ -16,6 +17,7 @@ export const METHODS = {
   'migrate-in': migrateIn,
   'migrate-out': migrateOut,
   'migrate-take-back': migrateTakeBack,
+  handover,
 } as const;
 
 export type MethodName = keyof typeof METHODS;
