@@ -222,6 +222,15 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     });
 
   program
+    .command('doctor')
+    .description('whether devices of this machine can be passed through, and what to do where not')
+    .option('--json', 'one JSON document')
+    .action(async (options: JsonOption) => {
+      const { doctor } = await import('./commands/doctor.js');
+      if (!doctor(await linux(), options, io)) setExitCode(1);
+    });
+
+  program
     .command('serve')
     .description('serve functions to a VMM over vfio-user, until SIGINT or SIGTERM')
     .argument('<address...>', 'the functions')

@@ -13,6 +13,7 @@ export {
   shellScript,
 } from './bind.js';
 export { type Binding, deviceNodes, isVfioBound, type SysfsWrite, shellLine } from './binding.js';
+export { type CheckStatus, canPassThrough, type DoctorCheck, type DoctorOptions, examine } from './doctor.js';
 export { LinuxPciFunction } from './function.js';
 export { type HostProblem, LinuxPciHost } from './host.js';
 export { type NodeUser, usersOf, whatStandsOn } from './in-use.js';

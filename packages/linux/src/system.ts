@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import {
+  accessSync,
   chownSync,
   closeSync,
   constants,
@@ -201,6 +202,16 @@ export class LinuxSystem {
       rmSync(path, { force: true });
     } catch (error) {
       throw systemError(`remove ${path}`, 'unlink', error);
+    }
+  }
+
+  /** Whether this process may read and write a file. */
+  mayUse(path: string): boolean {
+    try {
+      accessSync(path, constants.R_OK | constants.W_OK);
+      return true;
+    } catch {
+      return false;
     }
   }
 

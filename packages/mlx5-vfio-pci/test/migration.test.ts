@@ -200,21 +200,93 @@ describe('moving', () => {
     expect(from.commands.filter(({ opcode }) => opcode === OP.SAVE).length).toBeGreaterThan(3);
   });
 
-  test('reading does not wait for the firmware while something is ready', async () => {
+  test('reading does not wait for the firmware while something is ready: it saves the next part meanwhile', async () => {
+    const { open, connectx } = await machine({ connectx: { vfMemory: 0x1400000 } });
+    const source = await open(0);
+    for (let page = 0; page < 0x1400; page++) source.model.memory.write(page * PAGE, new Uint8Array(PAGE).fill(page));
+    const saves: number[] = [];
+    connectx.firmware.misbehave = (_id, opcode) => {
+      if (opcode !== OP.SAVE) return undefined;
+      saves.push(opcode);
+      // The second of three takes for ever.
+      return saves.length === 2 ? 'stalls' : undefined;
+    };
+    const saving = await stream(source, STATE.STOP_COPY);
+    const first = new Uint8Array(1);
+    await saving.read(first);
+    await expect.poll(() => saves.length).toBe(2);
+    const piece = new Uint8Array(0x10000);
+    let total = 1;
+    let count = saving.read(piece);
+    for (; typeof count === 'number'; count = saving.read(piece)) total += count;
+    // A promise: all that was ready has been read.
+    expect(total).toBeGreaterThan(0x700000);
+    const waiting = expect(count).rejects.toMatchObject({ errno: 'ENODEV' });
+    await source.device.reset();
+    await waiting;
+  });
+
+  test('a function that runs can be read from while the firmware saves what has changed', async () => {
     const { open, connectx } = await machine();
     const source = await open(0);
     source.start();
     await source.store(1, 1);
+    await source.device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 });
+    const saving = await stream(source, STATE.PRE_COPY);
+    const { initialBytes } = await saving.precopyInfo();
+    source.model.migration.startAnew();
+    connectx.firmware.stall(OP.SAVE);
+    // All begins anew, so another SAVE is under way while the first is unread.
+    expect(await saving.precopyInfo()).toMatchObject({ flags: 1 });
+    expect(saving.read(new Uint8Array(Number(initialBytes)))).toBe(Number(initialBytes));
+    await source.device.reset();
+  });
+
+  test('two questions for the precopy info at once begin one SAVE', async () => {
+    const { open, commands } = await machine();
+    const source = await open(0);
+    source.start();
     const saving = await stream(source, STATE.PRE_COPY);
     await drain(saving);
     await source.store(2, 2);
-    await saving.precopyInfo();
-    const first = new Uint8Array(16);
-    await saving.read(first);
-    connectx.firmware.stall(OP.SAVE);
-    // Synchronous: no promise.
-    expect(saving.read(new Uint8Array(100))).toBe(100);
-    await source.device.reset();
+    commands.length = 0;
+    await Promise.all([saving.precopyInfo(), saving.precopyInfo(), source.set(STATE.PRE_COPY_P2P)]);
+    expect(commands.filter(({ opcode }) => opcode === OP.SAVE)).toHaveLength(1);
+    expect(commands.filter(({ status }) => status !== 0)).toEqual([]);
+  });
+
+  test('a stream that was cut or changed leaves a function that a reset makes as new', async () => {
+    const { open } = await machine({ connectx: { vfMemory: 8 * PAGE } });
+    const [source, target] = [await open(0), await open(1)];
+    source.start();
+    await source.store(1, 1);
+    const saving = await stream(source, STATE.PRE_COPY);
+    const parts = [await drain(saving)];
+    await source.store(2, 2);
+    await source.set(STATE.STOP_COPY);
+    parts.push(await drain(saving));
+    const state = new Uint8Array(Buffer.concat(parts));
+    const edges: number[] = [0];
+    const view = new DataView(state.buffer);
+    for (let at = 0; at < state.length; at += 16 + Number(view.getBigUint64(at, true))) edges.push(at, at + 16);
+    const beside = edges.flatMap((edge) => [edge - 1, edge, edge + 1]);
+    const others = Array.from({ length: 40 }, (_, i) => Math.imul(i, 7919) % state.length);
+    for (const at of new Set([...beside, ...others])) {
+      if (at <= 0 || at >= state.length) continue;
+      const changed = state.slice();
+      changed[at] = (changed[at] ?? 0) ^ 0x20;
+      for (const harmed of [state.subarray(0, at), changed]) {
+        const resuming = await stream(target, STATE.RESUMING);
+        const written = await feed(resuming, harmed, 10_000).catch(({ errno }: { errno: string }) => errno);
+        const left = Promise.resolve(target.set(STATE.STOP));
+        await expect(left, `byte ${at}: ${written}`).rejects.toMatchObject({ errno: expect.stringMatching(/^E/) });
+        expect(await target.state()).toBe(STATE.ERROR);
+        await target.device.reset();
+      }
+    }
+    await moved(source, target, state);
+    await target.set(STATE.RUNNING);
+    expect([1, 2].map((page) => target.model.memory.page(page)[0])).toEqual([1, 2]);
   });
 });
 
@@ -320,6 +392,49 @@ describe('when the firmware', () => {
     await vf.set(STATE.RUNNING);
   });
 
+  test('can neither finish a pre-copy nor undo what it began, nobody knows where the function is', async () => {
+    const { open, connectx } = await machine();
+    const vf = await open(0);
+    await stream(vf, STATE.PRE_COPY);
+    await vf.set(STATE.PRE_COPY_P2P);
+    connectx.firmware.inject(OP.QUERY, 0x1);
+    connectx.firmware.inject(OP.RESUME, 0x1);
+    await expect(vf.set(STATE.STOP_COPY)).rejects.toMatchObject({ errno: 'EIO' });
+    expect(await vf.state()).toBe(STATE.ERROR);
+    await vf.device.reset();
+    expect(await vf.state()).toBe(STATE.RUNNING);
+  });
+
+  test('names a state that no memory can hold, the function is where it was', async () => {
+    const { open, connectx } = await machine();
+    const vf = await open(0);
+    connectx.firmware.fault(OP.QUERY, {
+      output: (output) => new DataView(output.buffer, output.byteOffset).setUint32(0x10, 0xffffffff),
+    });
+    await expect(vf.set(STATE.PRE_COPY)).rejects.toMatchObject({ errno: 'ENOMEM' });
+    expect(await vf.state()).toBe(STATE.RUNNING);
+    await vf.set(STATE.PRE_COPY);
+  });
+
+  test.each<[string, number, number]>([
+    ['more than there was room for', 0x10000000, 0],
+    ['nothing, and that more follows', 0, 0x1000],
+  ])('says that it saved %s, the reader is told and the function goes on', async (_name, size, next) => {
+    const made = await machine();
+    const vf = await made.open(0);
+    made.connectx.firmware.fault(OP.SAVE, {
+      output: (output) => {
+        const view = new DataView(output.buffer, output.byteOffset);
+        view.setUint32(8, size);
+        view.setUint32(12, next);
+      },
+    });
+    const saving = await stream(vf, STATE.STOP_COPY);
+    await expect(drain(saving)).rejects.toMatchObject({ errno: 'ENODEV' });
+    await vf.set(STATE.RUNNING);
+    await nothingHeld(made);
+  });
+
   test('cannot finish a pre-copy, the user may give up too', async () => {
     const { open, connectx } = await machine();
     const vf = await open(0);
@@ -340,6 +455,7 @@ describe('when the firmware', () => {
     await expect(feed(data, state)).rejects.toMatchObject({ errno: 'EINVAL' });
     await expect(data.write(state)).rejects.toMatchObject({ errno: 'ENODEV' });
     await expect(target.set(STATE.STOP)).rejects.toMatchObject({ errno: 'EINVAL' });
+    expect(await target.state()).toBe(STATE.ERROR);
     await target.device.reset();
     expect(await target.state()).toBe(STATE.RUNNING);
   });

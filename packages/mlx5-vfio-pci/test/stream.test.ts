@@ -1,4 +1,12 @@
-import { encodeRecordBegin, encodeRecordHeader, RECORD_END, RecordSum } from '@vfio/core';
+import {
+  crc32c,
+  encodeRecordBegin,
+  encodeRecordHeader,
+  newCrc32c,
+  RECORD_BEGIN,
+  RECORD_END,
+  RecordSum,
+} from '@vfio/core';
 import { describe, expect, test } from 'vitest';
 import { encodeImageHeader, encodeStopCopySize, imageReader, TAG } from '../src/stream.js';
 
@@ -22,12 +30,20 @@ class Sink {
   }
 }
 
-const bytes = (...parts: Uint8Array[]): Uint8Array => new Uint8Array(parts.flatMap((part) => [...part]));
+function bytes(...parts: readonly Uint8Array[]): Uint8Array {
+  const all = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
 
 const image = (length: number, seed: number): Uint8Array =>
   Uint8Array.from({ length }, (_, i) => (i * 31 + seed) & 0xff);
 
-/** A stream as the driver writes it. */
+/** A stream as the driver writes it, and where its records end. */
 function written(images: readonly Uint8Array[], withEnd = true): { stream: Uint8Array; edges: number[] } {
   const sum = new RecordSum();
   const parts: Uint8Array[] = [];
@@ -37,7 +53,10 @@ function written(images: readonly Uint8Array[], withEnd = true): { stream: Uint8
     sum.add(part);
     parts.push(part);
   };
-  if (withEnd) add(encodeRecordBegin(), true);
+  if (withEnd) {
+    add(encodeRecordBegin(), true);
+    edges.push(sum.bytes);
+  }
   add(encodeStopCopySize(1234), true);
   edges.push(sum.bytes);
   for (const one of images) {
@@ -95,11 +114,54 @@ describe('reading', () => {
     await expect(read(header)).rejects.toMatchObject({ errno });
   });
 
-  test.each([
-    ['of the stop-copy size', bytes(encodeRecordHeader(9, TAG.STOP_COPY_SIZE, true), image(9, 0))],
-    ['of the end', bytes(encodeRecordHeader(23, RECORD_END, true), image(23, 0))],
-  ])('a record %s of another length is refused', async (_name, stream) => {
-    await expect(read(stream)).rejects.toMatchObject({ errno: 'EINVAL' });
+  const record = (tag: number, payload: Uint8Array, change: (header: DataView) => void = () => {}): Uint8Array => {
+    const header = encodeRecordHeader(payload.length, tag, tag !== TAG.FW_DATA);
+    change(new DataView(header.buffer));
+    return bytes(header, payload);
+  };
+  const end = (records: number, length: number, crc: number, last = 0): Uint8Array => {
+    const payload = new Uint8Array(24);
+    const view = new DataView(payload.buffer);
+    view.setBigUint64(0, BigInt(records), true);
+    view.setBigUint64(8, BigInt(length), true);
+    view.setUint32(16, crc, true);
+    view.setUint32(20, last, true);
+    return record(RECORD_END, payload);
+  };
+  const one = encodeStopCopySize(7);
+  const sumOf = (part: Uint8Array): number => ~crc32c(part, newCrc32c()) >>> 0;
+
+  test.each<[string, Uint8Array]>([
+    ['a stop-copy size that is longer', record(TAG.STOP_COPY_SIZE, image(9, 0))],
+    ['a stop-copy size that is shorter', record(TAG.STOP_COPY_SIZE, image(7, 0))],
+    ['a begin that is longer', record(RECORD_BEGIN, image(9, 0))],
+    ['a begin of another version', record(RECORD_BEGIN, Uint8Array.of(2, 0, 0, 0, 0, 0, 0, 0))],
+    ['a begin with a field that must be 0', record(RECORD_BEGIN, Uint8Array.of(1, 0, 0, 0, 1, 0, 0, 0))],
+    ['a begin that is not the first', bytes(one, encodeRecordBegin())],
+    ['a begin twice', bytes(encodeRecordBegin(), encodeRecordBegin())],
+    ['an end that is longer', record(RECORD_END, image(25, 0))],
+    ['an end that is shorter', record(RECORD_END, image(23, 0))],
+    ['an end that says another count of records', bytes(one, end(2, one.length, sumOf(one)))],
+    ['an end that says another count of bytes', bytes(one, end(1, one.length + 1, sumOf(one)))],
+    ['an end that says another sum', bytes(one, end(1, one.length, sumOf(one) ^ 1))],
+    ['an end with a field that must be 0', bytes(one, end(1, one.length, sumOf(one), 1))],
+    ['an end twice', bytes(one, end(1, one.length, sumOf(one)), end(1, one.length, sumOf(one)))],
+    ['an end that is missing', bytes(encodeRecordBegin(), one)],
+    [
+      'an end that must be understood',
+      bytes(
+        one,
+        record(RECORD_END, end(1, one.length, sumOf(one)).subarray(16), (header) => header.setUint32(8, 0, true)),
+      ),
+    ],
+  ])('%s is refused', async (_name, wrong) => {
+    await expect(read(wrong)).rejects.toMatchObject({ errno: 'EINVAL', message: expect.stringMatching(/\w+ \w+ \w+/) });
+    // Nor does it matter where the pieces end.
+    await expect(read(wrong, 1)).rejects.toMatchObject({ errno: 'EINVAL' });
+  });
+
+  test('the end that the cases above are made of is right', async () => {
+    expect((await read(bytes(one, end(1, one.length, sumOf(one))))).sizes).toEqual([7]);
   });
 
   test('nothing may follow the end', async () => {
@@ -112,33 +174,76 @@ describe('reading', () => {
   });
 });
 
+const KIB = 1024;
+
 describe('a stream that was harmed', () => {
-  const { stream, edges } = written([image(3000, 5), image(2000, 6)]);
+  // Not more than 8 KiB in all: every place is tried.
+  const small = written([image(5000, 5), image(3000, 6)]);
+  const large = written([image(100 * KIB, 7), image(0, 8), image(17 * KIB + 3, 9)]);
+  const kernel = written([image(5000, 5), image(3000, 6)], false);
+
+  /** How a stream is refused. */
+  const fate = (stream: Uint8Array): Promise<string> =>
+    read(stream).then(
+      () => 'taken',
+      ({ errno }) => errno,
+    );
+
+  /** The edges of records and what is beside them, and 1,000 other places. */
+  function places({ stream, edges }: { stream: Uint8Array; edges: readonly number[] }): number[] {
+    let seed = 1;
+    const random = (): number => {
+      seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+      return 1 + (seed % (stream.length - 1));
+    };
+    const near = edges.flatMap((edge) => [edge - 1, edge, edge + 1, edge + 15, edge + 16, edge + 17]);
+    return [...new Set([...near, ...Array.from({ length: 1000 }, random)])].filter(
+      (at) => at > 0 && at < stream.length,
+    );
+  }
 
   test('is refused wherever a byte of it was changed', async () => {
+    const { stream, edges } = small;
+    expect(stream.length).toBeLessThanOrEqual(8 * KIB + 512);
+    // Headers, and what our own records say: each bit of it. Of an image one bit of each byte.
+    const structure = new Set([0, ...edges].flatMap((edge) => Array.from({ length: 48 }, (_, i) => edge + i)));
+    const taken: string[] = [];
     for (let at = 0; at < stream.length; at++) {
-      const wrong = stream.slice();
-      wrong[at] = (wrong[at] ?? 0) ^ 0x04;
-      await expect(read(wrong), `byte ${at}`).rejects.toThrow();
+      for (const bit of structure.has(at) ? [0, 1, 2, 3, 4, 5, 6, 7] : [at & 7]) {
+        const wrong = stream.slice();
+        wrong[at] = (wrong[at] ?? 0) ^ (1 << bit);
+        if ((await fate(wrong)) === 'taken') taken.push(`bit ${bit} of byte ${at}`);
+      }
     }
+    expect(taken).toEqual([]);
   });
 
   test('is refused wherever it was cut', async () => {
-    for (let length = 1; length < stream.length; length++)
-      await expect(read(stream.subarray(0, length)), `${length} bytes`).rejects.toMatchObject({ errno: 'EINVAL' });
+    for (let length = 1; length < small.stream.length; length++)
+      await expect(read(small.stream.subarray(0, length)), `${length} bytes`).rejects.toMatchObject({
+        errno: 'EINVAL',
+      });
+  });
+
+  test('and is large is refused at and beside the edges of records, and at a thousand other places', async () => {
+    for (const at of places(large)) {
+      if ((await fate(large.stream.subarray(0, at))) !== 'EINVAL') expect.fail(`${at} bytes`);
+      const wrong = large.stream.slice();
+      wrong[at] = (wrong[at] ?? 0) ^ (1 << (at & 7));
+      if ((await fate(wrong)) === 'taken') expect.fail(`byte ${at}`);
+    }
   });
 
   test('of the kernel, which has no end, is refused where it was cut inside a record', async () => {
-    const kernel = written([image(3000, 5), image(2000, 6)], false);
     for (let length = 1; length < kernel.stream.length; length++) {
-      const cut = read(kernel.stream.subarray(0, length));
-      if (kernel.edges.includes(length)) await expect(cut, `${length} bytes`).resolves.toBeDefined();
-      else await expect(cut, `${length} bytes`).rejects.toMatchObject({ errno: 'EINVAL' });
+      const expected = kernel.edges.includes(length) ? 'taken' : 'EINVAL';
+      if ((await fate(kernel.stream.subarray(0, length))) !== expected) expect.fail(`${length} bytes`);
     }
   });
 
   test('is refused where two records change places', async () => {
-    const [first = 0, second = 0, third = 0] = edges;
+    const { stream, edges } = small;
+    const [, first = 0, second = 0, third = 0] = edges;
     const swapped = bytes(
       stream.subarray(0, first),
       stream.subarray(second, third),

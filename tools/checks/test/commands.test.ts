@@ -7,7 +7,7 @@ import { afterAll, expect, test } from 'vitest';
 import { codeBlocks, commands, pages, ROOT } from '../src/markdown.js';
 
 /** Commands that are run here, from the root of the repository. Every other one in a `sh` block of a page is run elsewhere. */
-const RUN_HERE = /^(npx vfio|npm create @vfio\/variant-driver|npx nx g @vfio\/nx:variant-driver) /;
+const RUN_HERE = /^(npx vfio (?!doctor)|npm create @vfio\/variant-driver |npx nx g @vfio\/nx:variant-driver )/;
 
 /** What this would install is here, if it is a package of this workspace. */
 function installsOurs(command: string): boolean {
@@ -26,6 +26,8 @@ const ELSEWHERE: Readonly<Record<string, readonly [file: string, says: string]>>
   // They change the machine that they run on.
   'sudo npx vfio bind 0000:01:00.0': ['packages/cli/test/bind.test.ts', "vfio(['bind', '01:00.0']"],
   'sudo npx vfio unbind 0000:01:00.0': ['packages/cli/test/bind.test.ts', "vfio(['unbind', DISK]"],
+  // Its exit code depends on the machine.
+  'npx vfio doctor': ['packages/cli/test/doctor.test.ts', "vfio(['doctor']"],
   'sudo npx vfio restore': ['packages/cli/test/bind.test.ts', "vfio(['restore', "],
   // It measures, which says something on an idle machine only; what it starts is tested in tools/bench.
   'npm run bench': ['package.json', '"bench":'],
@@ -154,7 +156,7 @@ test('what the guide shows of `vfio serve` is what it prints', async () => {
 
 const cliPage = readFileSync(join(ROOT, 'docs/reference/cli.md'), 'utf8');
 const METHODS = ['info', 'state', 'metrics', 'trace'].map((method) => ['control', method]);
-const COMMANDS = [['list'], ['match'], ['info'], ['bind'], ['unbind'], ['serve'], ...METHODS, ['demo']];
+const COMMANDS = [['list'], ['match'], ['info'], ['bind'], ['unbind'], ['doctor'], ['serve'], ...METHODS, ['demo']];
 
 test.each([[[]], ...COMMANDS.map((words) => [words])])('the reference has every option of `vfio %s`', async (words) => {
   const child = start(`npx vfio ${words.join(' ')} --help`);

@@ -1,4 +1,4 @@
-import type { MigrationData, VfioMigrationOps, VfioPciCoreDevice } from '@vfio/core';
+import { isVfioError, type MigrationData, type VfioMigrationOps, type VfioPciCoreDevice } from '@vfio/core';
 import {
   VFIO_DEVICE_STATE_ERROR,
   VFIO_DEVICE_STATE_PRE_COPY,
@@ -27,6 +27,10 @@ type Step = (window: StateWindow) => Promise<MigrationData | undefined> | Migrat
 
 const arc = (from: number, to: number): string => `${from}>${to}`;
 const nothing: Step = () => undefined;
+
+/** A step that was refused has changed nothing. After any other failure nobody can say where the card stands. */
+const wasRefused = (error: unknown): boolean =>
+  isVfioError(error) && (error.errno === 'EINVAL' || error.errno === 'EBUSY');
 
 /** The migration of one card: its state, and what each arc does. Core asks for one arc at a time, and only for these. */
 export class SerialMigration {
@@ -69,21 +73,30 @@ export class SerialMigration {
     this.#window = window;
   }
 
-  /** The card was reset: it runs, and nothing of a session is left. */
-  reset(): void {
-    this.#state = RUNNING;
-    this.#saving = undefined;
-    this.#resuming = undefined;
+  /** The user is gone: nothing of its sessions is left. */
+  close(): void {
+    this.#window = undefined;
+    this.#enter(RUNNING);
+  }
+
+  /** The card was reset, so it runs. `raced`: a step was under way, which may have stopped it after that. */
+  reset(raced: boolean): Promise<void> | undefined {
+    this.#enter(RUNNING);
+    return raced ? this.#letGo() : undefined;
   }
 
   async #setState(dev: VfioPciCoreDevice, next: number): Promise<MigrationData | undefined> {
     const step = this.#arcs.get(arc(this.#state, next));
     if (step === undefined)
       throw dev.error('EINVAL', 'MIG_DEVICE_STATE', `there is no arc from ${this.#state} to ${next}`);
-    // A step that throws has changed nothing, or says that it has failed in between.
-    const data = await step(this.#windowOf(dev));
-    this.#state = next;
-    return data;
+    try {
+      const data = await step(this.#windowOf(dev));
+      this.#state = next;
+      return data;
+    } catch (error) {
+      if (!wasRefused(error)) this.#enter(ERROR);
+      throw error;
+    }
   }
 
   #beginSave({ ports }: StateWindow): MigrationData {
@@ -105,7 +118,7 @@ export class SerialMigration {
     try {
       this.#saving?.finish(await window.save());
     } catch (error) {
-      await window.hold(false).catch(() => this.#fail());
+      await this.#letGo();
       throw error;
     }
   }
@@ -125,10 +138,16 @@ export class SerialMigration {
     this.#resuming = undefined;
   }
 
-  /** Nobody can say whether the card runs. */
-  #fail(): void {
-    this.reset();
-    this.#state = ERROR;
+  /** Lets the card go on. Where that fails nobody can say whether it runs. */
+  async #letGo(): Promise<void> {
+    await this.#window?.hold(false).catch(() => this.#enter(ERROR));
+  }
+
+  /** Without a session. */
+  #enter(state: number): void {
+    this.#state = state;
+    this.#saving = undefined;
+    this.#resuming = undefined;
   }
 
   #windowOf(dev: VfioPciCoreDevice): StateWindow {

@@ -30,7 +30,7 @@ export function serialOps({ minor = MINOR }: SerialOpsOptions = {}): VfioOpsFact
         dev.migrationFlags = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY;
         dev.migrationOps = migration.ops;
         dev.logOps = log.ops;
-        dev.resetDone.push(() => migration.reset());
+        dev.resetDone.push((raced) => migration.reset(raced));
       },
 
       async openDevice(dev) {
@@ -49,7 +49,7 @@ export function serialOps({ minor = MINOR }: SerialOpsOptions = {}): VfioOpsFact
       async closeDevice(dev) {
         // Nothing of this user is left to the next one, whatever state it stopped in.
         log.stop();
-        migration.reset();
+        migration.close();
         window = undefined;
         await core.closeDevice(dev);
       },

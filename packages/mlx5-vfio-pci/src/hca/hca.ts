@@ -231,6 +231,7 @@ export class Hca {
       count: 0,
     });
     this.#queue.close(lost('shutdown', 'ENOLINK', 'the driver has let go', this.address));
+    await this.pool.close();
   }
 
   async #startEvents(): Promise<void> {
