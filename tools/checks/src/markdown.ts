@@ -6,6 +6,8 @@ export const ROOT = resolve(import.meta.dirname, '../../..');
 /** A block of code in a page. */
 export interface CodeBlock {
   readonly language: string;
+  /** The file of this repository that the code is from, named behind the language: "```ts packages/x/src/y.ts". */
+  readonly file: string | undefined;
   readonly code: string;
   /** Of its first line of code, from 1. */
   readonly line: number;
@@ -33,9 +35,10 @@ export function pages(folder = ''): Page[] {
 /** The fenced blocks of a page. */
 export function codeBlocks(text: string): CodeBlock[] {
   const blocks: CodeBlock[] = [];
-  for (const match of text.matchAll(/^```(\S*)[^\n]*\n([\s\S]*?)^```$/gm)) {
+  for (const match of text.matchAll(/^```(\S*)[ \t]*(\S*)[^\n]*\n([\s\S]*?)^```$/gm)) {
     const line = text.slice(0, match.index).split('\n').length + 1;
-    blocks.push({ language: match[1] ?? '', code: match[2] ?? '', line });
+    const [, language = '', file, code = ''] = match;
+    blocks.push({ language, file: file === '' ? undefined : file, code, line });
   }
   return blocks;
 }

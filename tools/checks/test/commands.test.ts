@@ -21,6 +21,7 @@ const ELSEWHERE: Readonly<Record<string, readonly [file: string, says: string]>>
   'npm ci && npm start': ['.ci/run', 'must npm start'],
   'npm ci && npm test': ['.ci/run', 'may npm test'],
   'npm test': ['.ci/run', 'may npm test'],
+  'npm test -w @vfio-examples/serial-vfio-pci': ['docs/examples/serial-vfio-pci/package.json', '"test": "vitest run"'],
   'npm run check': ['.ci/run', 'may npm run check'],
   'npm run e2e': ['.ci/run', 'may npm run e2e'],
   // They change the machine that they run on.

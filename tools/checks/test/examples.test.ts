@@ -27,7 +27,7 @@ const examples = pages()
   .filter(({ path }) => !runsItsOwn(path))
   .flatMap(({ path, text }) =>
     codeBlocks(text)
-      .filter(({ language }) => language === 'ts')
+      .filter(({ language, file }) => language === 'ts' && file === undefined)
       .map(({ code, line }) => ({ where: `${path}:${line}`, code })),
   )
   .map((example, index) => ({ ...example, file: join(folder, `example-${index}.ts`) }));
