@@ -112,6 +112,8 @@ describe('files', () => {
     expect(() => write({ kept: 'new', 'new/a': '', 'folder/in-the-way/b': '' }, ['kept'])).toThrow(GeneratorError);
     expect(() => write({ kept: 'new', 'new/a': '', 'folder/in-the-way': '' }, ['kept'])).toThrow('is there already');
     expect(() => write({ 'new/a': '', [`new/${'x'.repeat(300)}`]: '' })).toThrow('nothing was written: ENAMETOOLONG');
+    // Noticed only when what was prepared is put into its place.
+    expect(() => write({ kept: 'new', z: '', 'z/b': '' }, ['kept'])).toThrow('nothing was written: EISDIR');
     expect(tree()).toEqual(before);
     expect(readFileSync(join(root, 'kept'), 'utf8')).toBe('old');
   });
