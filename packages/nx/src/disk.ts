@@ -46,8 +46,8 @@ export function writeFiles(root: string, files: ReadonlyMap<string, string>, rep
       if (kind === 'file') before.set(target, readFileSync(target));
     }
     for (const { path, temporary } of staged) {
-      if (!before.has(path)) created.push(path);
       renameSync(temporary, path);
+      if (!before.has(path)) created.push(path);
     }
   } catch (error) {
     for (const { temporary } of staged) rmSync(temporary, { force: true });

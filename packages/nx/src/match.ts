@@ -72,8 +72,8 @@ export function rowTable(rows: readonly MatchRow[], column: number): string {
   return column + line.length + 1 <= COLUMNS ? line : `[\n${items.map((item) => `  ${item},\n`).join('')}]`;
 }
 
-/** Rows that an id table was generated from; undefined where it was made otherwise. */
-export function readRows(source: string): MatchRow[] | undefined {
+/** Rows that an id table was generated from; none where it was made otherwise. */
+export function readRows(source: string): MatchRow[] {
   const rows: MatchRow[] = [];
   const ROW =
     /pciDriverOverride(?:DeviceVfio\(0x([0-9a-f]{4}), 0x([0-9a-f]{4})\)(?:, subvendor: 0x([0-9a-f]{4}), subdevice: 0x([0-9a-f]{4}))?|ClassVfio\(0x([0-9a-f]{6}), 0x((?:ff){1,3})0*\))/g;
@@ -84,5 +84,5 @@ export function readRows(source: string): MatchRow[] | undefined {
       rows.push({ kind: 'id', ids: [vendor, device, ...subsystem] });
     }
   }
-  return rows.length === 0 ? undefined : rows;
+  return rows;
 }

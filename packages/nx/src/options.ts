@@ -55,12 +55,18 @@ export const isDescription = (value: unknown): value is string =>
  * @throws GeneratorError
  */
 export function checkOptions(options: DriverOptions): Driver {
-  const names = namesOf(options.name, options.scope);
-  const rows = distinctRows([...(options.ids ?? []).map(parseId), ...(options.classes ?? []).map(parseClass)]);
-  if (rows.length === 0)
+  const driver = checkDriver(options);
+  if (driver.rows.length === 0)
     throw new GeneratorError(
       'say which functions the driver is for: --id 19e5:a251 or --class 0108, each as often as needed',
     );
+  return driver;
+}
+
+/** The same of a driver that is there, whose table may be its author's own. @throws GeneratorError */
+export function checkDriver(options: DriverOptions): Driver {
+  const names = namesOf(options.name, options.scope);
+  const rows = distinctRows([...(options.ids ?? []).map(parseId), ...(options.classes ?? []).map(parseClass)]);
   const requires = [...new Set(options.requires ?? [])];
   for (const condition of requires) {
     if (!isCondition(condition))

@@ -3,6 +3,7 @@ import { GeneratorError } from './error.js';
 import { type MatchRow, readRows } from './match.js';
 import { namesOf } from './name.js';
 import {
+  checkDriver,
   checkOptions,
   type Driver,
   type DriverOptions,
@@ -70,10 +71,10 @@ export function planMore(options: DriverOptions, setting: Setting, read: ReadFil
     );
   const { scope, description, requires, version } = manifest;
   const had = FEATURES.filter((feature) => read(FEATURE_FILE[feature]) !== undefined);
-  const rows = readRows(read('src/ids.ts') ?? '') ?? [];
+  const rows = readRows(read('src/ids.ts') ?? '');
   const given = { name: options.name, scope, description, requires };
-  const before = checkOptions({ ...given, ...texts(rows, options), features: had });
-  const driver = checkOptions({
+  const before = checkDriver({ ...given, ...texts(rows), features: had });
+  const driver = checkDriver({
     ...given,
     description: options.description ?? (description === defaultDescription(rows) ? undefined : description),
     requires: [...requires, ...(options.requires ?? [])],
@@ -108,14 +109,11 @@ function compare(
   return { driver, isNew: false, created, updated, kept };
 }
 
-/** Rows as they are asked for; where there are none, those of the options. */
-function texts(rows: readonly MatchRow[], otherwise?: DriverOptions) {
-  if (rows.length === 0) return { ids: otherwise?.ids ?? [], classes: otherwise?.classes ?? [] };
-  return {
-    ids: rows.flatMap((row) => (row.kind === 'id' ? [row.ids.join(':')] : [])),
-    classes: rows.flatMap((row) => (row.kind === 'class' ? [row.code] : [])),
-  };
-}
+/** Rows as they are asked for. */
+const texts = (rows: readonly MatchRow[]) => ({
+  ids: rows.flatMap((row) => (row.kind === 'id' ? [row.ids.join(':')] : [])),
+  classes: rows.flatMap((row) => (row.kind === 'class' ? [row.code] : [])),
+});
 
 /** What of a package.json the generator once wrote; undefined where it is not that of a driver. */
 function readManifest(text: string | undefined) {

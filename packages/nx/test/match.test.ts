@@ -37,5 +37,5 @@ test('an id table is read back as the rows that it was made of', () => {
 });
 
 test('a table that was written by hand is not taken for a generated one', () => {
-  expect(readRows('export const ids = [pciDeviceClass(1, 2)];')).toBeUndefined();
+  expect(readRows('export const ids = [pciDeviceClass(1, 2)];')).toEqual([]);
 });

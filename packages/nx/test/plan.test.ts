@@ -86,6 +86,13 @@ describe('a second run', () => {
     expect(plan.created.has('src/caps.ts')).toBe(true);
   });
 
+  test('takes a table that its author wrote otherwise, and leaves it alone', () => {
+    const ids = 'export const ids = [pciDeviceId({ vendor: 0x19e5, classMask: 0xffffff })];\n';
+    const plan = more(generated({}, { 'src/ids.ts': ids }), { features: ['caps'] });
+    expect(plan.created.has('src/caps.ts')).toBe(true);
+    expect(plan.updated.has('src/ids.ts')).toBe(false);
+  });
+
   test('goes on with the release of the packages that the driver was generated for', () => {
     const plan = more(generated(), { features: ['caps'] }, { version: '9.0.0' });
     expect(plan.updated.has('package.json')).toBe(false);
