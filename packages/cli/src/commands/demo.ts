@@ -5,10 +5,11 @@ import { join } from 'node:path';
 import { AliasDriverSource, AliasIndex, type DriverSource, deviceOf, type PciFunction, VfioError } from '@vfio/core';
 import { createDemoHost, DEMO } from '@vfio/emulated';
 import { type EduReport, runEdu } from '../demo/edu-program.js';
+import { isIntact, MIGRATED, MigrationDemo, type MigrationReport } from '../demo/migration.js';
 import { type NvmeIdentity, NvmeProgram } from '../demo/nvme-program.js';
 import { withServed } from '../demo/served.js';
 import { installedDrivers } from '../drivers.js';
-import { formatSize } from '../format.js';
+import { formatRoughly, formatSize } from '../format.js';
 import type { Io } from '../io.js';
 import { paint, printJson } from '../output.js';
 import { loadPciNames } from '../pci-names.js';
@@ -18,6 +19,8 @@ import { printExplanation } from './match.js';
 
 /** The variant that the demo shows, found like any other: the command depends on none. */
 const VARIANT = 'nvme_vfio_pci';
+/** What moves at the end, where it is installed. */
+const MOVABLE = 'mlx5_vfio_pci';
 /** Bytes that go to the disk and come back. */
 const TRANSFER = 256 * 1024;
 
@@ -37,12 +40,15 @@ export interface DemoReport {
   readonly ok: boolean;
   readonly nvme: readonly NvmeRun[];
   readonly edu: EduReport & { readonly driver: string };
+  /** Null where the driver that migrates is not installed. */
+  readonly migration: MigrationReport | null;
   readonly milliseconds: number;
 }
 
 /**
  * `vfio demo`: the emulated host, each function's match explained, the same NVMe function through its variant, through
- * the generic driver and through the variant by name, and edu; each driven over a real socket.
+ * the generic driver and through the variant by name, and edu; each driven over a real socket. At the end a virtual function
+ * under load moves from one process to another.
  */
 export async function demo(options: { readonly json?: boolean }, io: Io): Promise<boolean> {
   const start = performance.now();
@@ -65,6 +71,9 @@ export async function demo(options: { readonly json?: boolean }, io: Io): Promis
   }
   const folder = await mkdtemp(join(tmpdir(), 'vfio-demo-'));
   const session = openSession(createDemoHost(), drivers, warn);
+  const canMove = drivers.drivers.some(({ name }) => name === MOVABLE);
+  // They need a moment to start, in which there is something else to see.
+  const migration = canMove ? new MigrationDemo(folder, io) : undefined;
   try {
     if (!quiet) {
       title('The emulated host');
@@ -95,14 +104,30 @@ export async function demo(options: { readonly json?: boolean }, io: Io): Promis
         `4096 bytes there and back by DMA ${tick(report.dmaRoundTrip, io)}, ${report.interrupts} interrupts`,
     );
 
+    title(`${MIGRATED} (a ConnectX virtual function): moved from one process to another, under load`);
+    const moved = await migration?.run();
+    if (moved === undefined) say(`  not shown: \`npm install @vfio/mlx5-vfio-pci\` brings the driver that can`);
+    else if (!quiet) printMove(moved, io);
+
     const ok =
-      runs.every((run) => run.intact) && report.liveness && report.dmaRoundTrip && report.factorialOf10 === 3628800;
+      runs.every((run) => run.intact) &&
+      report.liveness &&
+      report.dmaRoundTrip &&
+      report.factorialOf10 === 3628800 &&
+      (moved === undefined || isIntact(moved));
     const milliseconds = Math.round(performance.now() - start);
     if (quiet)
-      printJson(io, { ok, nvme: runs, edu: { ...report, driver: driver.name }, milliseconds } satisfies DemoReport);
-    else summary(runs, ok, milliseconds, io);
+      printJson(io, {
+        ok,
+        nvme: runs,
+        edu: { ...report, driver: driver.name },
+        migration: moved ?? null,
+        milliseconds,
+      } satisfies DemoReport);
+    else summary(runs, moved, ok, milliseconds, io);
     return ok;
   } finally {
+    await migration?.end();
     await session.bus.close();
     await rm(folder, { recursive: true, force: true });
   }
@@ -151,8 +176,29 @@ async function runNvme(
 }
 
 const tick = (ok: boolean, io: Io): string => (ok ? paint(io, 'green', 'equal') : paint(io, 'red', 'DIFFERENT'));
+const right = (ok: boolean, io: Io): string => (ok ? paint(io, 'green', 'right') : paint(io, 'red', 'WRONG'));
 
-function summary(runs: readonly NvmeRun[], ok: boolean, milliseconds: number, io: Io): void {
+function printMove(report: MigrationReport, io: Io): void {
+  const { driver, from, to, turnsMeanwhile, counters, rounds, downtimeMs, milliseconds } = report;
+  io.out(
+    [
+      `  ${driver}: its engine copies ${formatRoughly(counters.bytes)} in ${from.turns + to.turns} turns, each ending with an interrupt`,
+      `  from pid ${from.pid} to pid ${to.pid}: ${formatRoughly(report.stateBytes)} of state and ${formatRoughly(report.memoryBytes)} of memory in ` +
+        `${rounds} rounds, ${Math.ceil(milliseconds)} ms, of which it stood still ${Math.ceil(downtimeMs)} ms`,
+      `  ${from.turns} turns there (${turnsMeanwhile} of them while it moved), ${to.turns} here: data and checksums ${tick(report.wrong === 0, io)}, ` +
+        `counters ${right(report.countersRight, io)}, ${from.interrupts} + ${to.interrupts} interrupts ${right(report.interruptsRight, io)}`,
+      '',
+    ].join('\n'),
+  );
+}
+
+function summary(
+  runs: readonly NvmeRun[],
+  moved: MigrationReport | undefined,
+  ok: boolean,
+  milliseconds: number,
+  io: Io,
+): void {
   const [best, generic] = runs;
   io.out(`\n${paint(io, 'bold', 'What you saw')}\n`);
   io.out(
@@ -160,11 +206,18 @@ function summary(runs: readonly NvmeRun[], ok: boolean, milliseconds: number, io
       '  Each driver is an npm package with a table of ids. A function was matched against the tables of what is installed, and',
       `  ${best?.driver} won for the NVMe controller; without it, ${generic?.driver} did. The driver's device was served over a`,
       '  vfio-user socket, and a small driver on the other end used it as QEMU does: memory by descriptor, interrupts by eventfd.',
+      ...(moved === undefined
+        ? []
+        : [
+            '  At the end a function changed its process while it worked: `vfio migrate` took its registers, its own memory and the',
+            '  memory that it reaches from one `vfio serve` to another, and the work went on there, with nothing lost or done twice.',
+          ]),
       '  Nothing here needed hardware, a kernel module or root.',
       '',
       '  Next:  npx vfio match 0000:01:00.0        why that driver',
       '         npx vfio info 0000:01:00.0         what it offers',
       '         npx vfio serve 0000:01:00.0 --socket-path /tmp/nvme.sock     give it to your QEMU',
+      '         npx vfio migrate --help            move a device yourself',
       '',
     ].join('\n'),
   );

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { callbackTrigger, type VfioDeviceProvider } from '@vfio/core';
 import { VfioUserClient, VfioUserServer } from '@vfio/vfio-user';
+import { InterruptLatch } from './interrupt-latch.js';
 import { type ProgramContext, Registers } from './registers.js';
 
 /** VFIO's numbers, as linux/vfio.h has them. */
@@ -14,33 +15,6 @@ const MEMORY_AND_MASTER = 0x6;
 
 const MEMORY_SIZE = 1 << 20;
 const IOVA = 0x100000;
-/** How long a demo waits for an interrupt before it says that it did not come. */
-const INTERRUPT_TIMEOUT_MS = 4000;
-
-/** Counts interrupts, and lets a program wait for the next. */
-class InterruptLatch {
-  #pending = 0;
-  #wake: (() => void) | undefined;
-
-  readonly signal = (): void => {
-    this.#pending++;
-    this.#wake?.();
-  };
-
-  async wait(): Promise<void> {
-    if (this.#pending === 0) {
-      await new Promise<void>((resolve, reject) => {
-        const timer = setTimeout(() => reject(new Error('the interrupt did not come')), INTERRUPT_TIMEOUT_MS);
-        this.#wake = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
-      this.#wake = undefined;
-    }
-    this.#pending--;
-  }
-}
 
 /**
  * Serves a device on a socket, attaches to it as a VMM would (memory by descriptor, interrupts by eventfd) and runs a
