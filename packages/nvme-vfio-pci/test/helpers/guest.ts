@@ -18,6 +18,7 @@ export type Request =
       readonly fill: number;
       readonly fua: boolean;
     }
+  | { readonly kind: 'read'; readonly lba: number; readonly blocks: number }
   | { readonly kind: 'zero'; readonly lba: number; readonly blocks: number }
   | { readonly kind: 'flush' };
 
@@ -32,14 +33,28 @@ interface Queue {
 
 /** The NVMe driver of a guest, over an open device: an admin queue and one I/O queue pair, polled. */
 export class Guest {
-  readonly device: VfioDevice;
+  device: VfioDevice;
   readonly memory = new Uint8Array((PAGES.data + ENTRIES) * PAGE);
   readonly #view = new DataView(this.memory.buffer);
   #admin!: Queue;
   #io!: Queue;
 
-  constructor(device: VfioDevice) {
+  readonly #signals: boolean;
+
+  /** @param signals completions of the I/O queue signal vector 1 */
+  constructor(device: VfioDevice, signals = false) {
     this.device = device;
+    this.#signals = signals;
+    this.#map(device);
+  }
+
+  /** The guest as it is, on another device. */
+  moveTo(device: VfioDevice): void {
+    this.device = device;
+    this.#map(device);
+  }
+
+  #map(device: VfioDevice): void {
     const memory = { bytes: this.memory, fd: undefined, fdOffset: 0 };
     const size = BigInt(this.memory.length);
     device.dmaMap({ iova: BigInt(IOVA), size, readable: true, writable: true, memory });
@@ -77,7 +92,7 @@ export class Guest {
     }
     await this.write32(0x14, CC_RUN);
     await this.until(() => (this.read32(0x1c) & 1) !== 0);
-    await this.#createQueue(0x05, PAGES.ioCq, 1);
+    await this.#createQueue(0x05, PAGES.ioCq, this.#signals ? (1 << 16) | 3 : 1);
     await this.#createQueue(0x01, PAGES.ioSq, (1 << 16) | 1);
   }
 
@@ -104,6 +119,37 @@ export class Guest {
     await this.#complete(this.#io);
   }
 
+  /** Waits for requests that were handed over. */
+  async finish(count: number): Promise<void> {
+    for (let n = 0; n < count; n++) await this.#complete(this.#io);
+  }
+
+  /** Hands over a request that waits for an event; its id. */
+  async requestEvent(): Promise<number> {
+    const id = this.#admin.tail;
+    await this.#put(this.#admin, { opcode: 0x0c, nsid: 0, prp1: 0, dwords: [] });
+    return id;
+  }
+
+  /** Waits for the completion of an admin command; its id and result. */
+  async adminCompletion(): Promise<{ id: number; result: number }> {
+    const at = this.#admin.cq * PAGE + this.#admin.head * 16;
+    await this.#complete(this.#admin);
+    return { id: this.#view.getUint16(at + 12, true), result: this.#view.getUint32(at, true) };
+  }
+
+  /** Sets a feature. */
+  async setFeature(feature: number, value: number): Promise<void> {
+    await this.#put(this.#admin, { opcode: 0x09, nsid: 0, prp1: 0, dwords: [feature, value] });
+    await this.#complete(this.#admin);
+  }
+
+  /** Where a request that is handed over next has its data. */
+  get nextData(): Uint8Array {
+    const at = (PAGES.data + this.#io.tail) * PAGE;
+    return this.memory.subarray(at, at + PAGE);
+  }
+
   /** Whether a request that was handed over has completed. */
   get hasCompletion(): boolean {
     return (this.#status(this.#io) & 1) === this.#io.phase;
@@ -122,6 +168,9 @@ export class Guest {
     if (request.kind === 'flush') return { opcode: 0x00, nsid: 1, prp1: 0, dwords: [] };
     const { lba, blocks } = request;
     if (request.kind === 'zero') return { opcode: 0x08, nsid: 1, prp1: 0, dwords: [lba, 0, blocks - 1] };
+    if (request.kind === 'read') {
+      return { opcode: 0x02, nsid: 1, prp1: IOVA + dataPage * PAGE, dwords: [lba, 0, blocks - 1] };
+    }
     this.memory.fill(request.fill, dataPage * PAGE, dataPage * PAGE + blocks * BLOCK);
     const length = (blocks - 1) | (request.fua ? 0x40000000 : 0);
     return { opcode: 0x01, nsid: 1, prp1: IOVA + dataPage * PAGE, dwords: [lba, 0, length] };

@@ -19,7 +19,7 @@ import { MigrationManager } from './migration-manager.js';
 import { NvmeNamespace, type NvmeNamespaceOptions } from './namespace.js';
 import { CompletionQueue, SubmissionQueue } from './queues.js';
 import { ControllerRegisters } from './registers.js';
-import { STATUS } from './status.js';
+import { HELD, STATUS } from './status.js';
 import { PrpTransfer } from './transfer.js';
 
 /** What an {@link NvmeController} is like. */
@@ -50,6 +50,21 @@ export interface NvmeOptions {
    */
   readonly virtualFunctions?: number;
 }
+
+/**
+ * How an admin command goes wrong: it is refused with a status, it is carried out and its data or the first dword of its completion
+ * is another, or it is not completed: `stalls` (not carried out), `is not answered` (carried out), `dies` (the controller is in fatal
+ * state).
+ */
+export type AdminFault =
+  | {
+      readonly status?: number;
+      readonly output?: (data: Uint8Array) => void;
+      readonly result?: (result: number) => number;
+    }
+  | 'stalls'
+  | 'is not answered'
+  | 'dies';
 
 const BAR_SIZE = 0x4000;
 const TABLE_OFFSET = 0x2000;
@@ -90,6 +105,8 @@ export class NvmeController
   readonly migratable: Migratable;
   /** Manages the migration of the virtual functions' controllers. */
   readonly manager: MigrationManager | undefined;
+  /** Makes admin commands go wrong, by opcode and dword 10. Not in the specification: for tests of those who send them. */
+  adminFault: ((opcode: number, dword10: number) => AdminFault | undefined) | undefined;
   /** Resets of an enabled controller that no shutdown notification came before. Not in the specification: for tests. */
   abruptResets = 0;
   readonly #ctx: FunctionContext;
@@ -224,7 +241,30 @@ export class NvmeController
   }
 
   execute(command: NvmeCommand, isAdmin: boolean): number | Promise<number> {
-    return isAdmin ? this.#admin.execute(command) : this.#io.execute(command);
+    if (!isAdmin) return this.#io.execute(command);
+    const fault = this.adminFault?.(command.opcode, command.dword(10));
+    return fault === undefined ? this.#admin.execute(command) : this.#executeFaulty(command, fault);
+  }
+
+  #executeFaulty(command: NvmeCommand, fault: AdminFault): number | Promise<number> {
+    if (fault === 'dies') {
+      this.fatal();
+      return HELD;
+    }
+    if (fault === 'stalls') return HELD;
+    if (fault === 'is not answered') {
+      const status = this.#admin.execute(command);
+      return typeof status === 'number' ? HELD : status.then(() => HELD);
+    }
+    if (fault.status !== undefined) return fault.status;
+    this.transfer.alter = fault.output;
+    const done = (status: number): number => {
+      this.transfer.alter = undefined;
+      command.result = fault.result?.(command.result) ?? command.result;
+      return status;
+    };
+    const status = this.#admin.execute(command);
+    return typeof status === 'number' ? done(status) : status.then(done);
   }
 
   /** Nothing more can be told but that (CSTS.CFS). */

@@ -259,8 +259,8 @@ export class QueueEngine {
       status
         .catch(() => STATUS.INTERNAL_ERROR)
         .then((result) => {
-          if (command.epoch === this.#epoch) this.finish(command, result);
-          else this.#stock.push(command);
+          if (command.epoch !== this.#epoch) this.#stock.push(command);
+          else if (result !== HELD) this.finish(command, result);
           this.#ended();
         });
     }

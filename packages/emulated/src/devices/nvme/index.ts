@@ -9,7 +9,7 @@ export {
   MIGRATION_ADMIN as NVME_MIGRATION_ADMIN,
   REG as NVME_REG,
 } from './constants.js';
-export { NvmeController, type NvmeOptions } from './controller.js';
+export { type AdminFault, NvmeController, type NvmeOptions } from './controller.js';
 export { NvmeHealth, type NvmePersistence, type NvmePersistentState } from './health.js';
 export { NvmeNamespace, type NvmeNamespaceOptions } from './namespace.js';
 export { STATUS as NVME_STATUS } from './status.js';

@@ -132,9 +132,14 @@ export class MigrationManager {
     const type = (command.dword(11) >>> 16) & 0xff;
     if (type === SUSPEND_TYPE.NOTIFICATION) return STATUS.SUCCESS;
     if (type !== SUSPEND_TYPE.SUSPEND) return command.fail(STATUS.INVALID_FIELD, 46);
-    return target.migratable
-      .suspend()
-      .then((status) => (target.migratable.isSuspended ? status : STATUS.ABORT_REQUESTED));
+    const { migratable } = target;
+    const wasSuspended = migratable.isSuspended;
+    return migratable.suspend().then((status) => {
+      if (!migratable.isSuspended) return STATUS.ABORT_REQUESTED;
+      // Refused is not half done.
+      if (status !== STATUS.SUCCESS && !wasSuspended) migratable.resume();
+      return status;
+    });
   }
 
   #resume(command: NvmeCommand): number {

@@ -13,6 +13,8 @@ export class PrpTransfer {
   readonly #dma: TrackedDma;
   /** Bytes of a memory page (CC.MPS). */
   pageSize = 4096;
+  /** Changes what goes to the host: for tests. */
+  alter: ((data: Uint8Array) => void) | undefined;
 
   constructor(dma: TrackedDma) {
     this.#dma = dma;
@@ -41,6 +43,7 @@ export class PrpTransfer {
   /** Copies the whole of `data` after {@link PrpTransfer.map} of its length. */
   move(command: NvmeCommand, data: Uint8Array, direction: Direction): number | Promise<number> {
     const { addresses, lengths } = command;
+    if (direction === 'to-host') this.alter?.(data);
     let waits: Promise<void>[] | undefined;
     let at = 0;
     try {
