@@ -9,6 +9,7 @@
         "src-native/event-loop.cc",
         "src-native/loop-object.cc",
         "src-native/memory.cc",
+        "src-native/page-sums.cc",
         "src-native/registers.cc",
         "src-native/sigbus.cc",
         "src-native/sockets.cc",

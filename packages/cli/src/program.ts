@@ -317,6 +317,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .option('--from-address <address>', 'this function, where the server at --from has several')
     .option('--to-address <address>', 'this function, where the server at --to has several')
     .option('--device-only', 'without the memory that its client has mapped')
+    .option('--trust-log', 'the client writes nothing into its memory itself: do not look for it')
     .option('--max-downtime <ms>', 'stop the device when the rest takes no longer (default 300)', whole(0, 3_600_000))
     .option('--max-rounds <n>', 'stop it after so many rounds in any case (default 30)', whole(0, 1_000_000))
     .option('--bandwidth <size>', 'bytes a second while the device runs, as 100M', byteCount)

@@ -25,6 +25,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ExportBitmap(env, exports);
   ExportDescriptors(env, exports);
   ExportMemory(env, exports);
+  ExportPageSums(env, exports);
   ExportRegisters(env, exports);
   ExportSockets(env, exports);
   ExportWatcher(env, exports);

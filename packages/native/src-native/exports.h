@@ -12,6 +12,7 @@ void Export(napi_env env, napi_value exports, const char* name, napi_callback ca
 void ExportBitmap(napi_env env, napi_value exports);
 void ExportDescriptors(napi_env env, napi_value exports);
 void ExportMemory(napi_env env, napi_value exports);
+void ExportPageSums(napi_env env, napi_value exports);
 void ExportRegisters(napi_env env, napi_value exports);
 void ExportSockets(napi_env env, napi_value exports);
 void ExportWatcher(Napi::Env env, Napi::Object exports);

@@ -149,6 +149,16 @@ export interface NativeBinding {
     denominator: number,
   ): number;
 
+  // pages
+  pageSums(
+    bytes: Uint8Array,
+    pageSize: number,
+    sums: Uint8Array,
+    first: number,
+    changed: Uint8Array | null,
+    bit: number,
+  ): number;
+
   // event loop
   watchFd(fd: number, callback: (events: number) => void): NativeWatcher | number;
   createLoop(

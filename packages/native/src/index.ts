@@ -6,6 +6,7 @@ export * from './ioctl.js';
 export * from './loop.js';
 export * from './mapping.js';
 export * from './memfd.js';
+export * from './page-sums.js';
 export * from './register-access.js';
 export * from './socket.js';
 export { syscallError } from './syscall-error.js';

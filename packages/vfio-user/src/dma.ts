@@ -139,6 +139,15 @@ export class ClientMemory {
     });
   }
 
+  /** The bytes themselves, as far as they are in one piece that is mapped here; to be used at once. Undefined: {@link read} them. */
+  view(iova: bigint, length: number): Uint8Array | undefined {
+    const part = this.#partAt(iova);
+    if (part?.memory === undefined || !part.readable) return undefined;
+    const at = Number(iova - part.iova);
+    const { bytes } = part.memory;
+    return at + length <= Math.min(bytes.length, Number(part.size)) ? bytes.subarray(at, at + length) : undefined;
+  }
+
   /** {@link read}, the other way. What its client mapped for one of them cannot be used for the other. */
   write(iova: bigint, from: Uint8Array): void | Promise<void> {
     return this.#each(iova, from, (part, at, data) => {

@@ -21,6 +21,7 @@ export interface MigrateOptions {
   readonly fromAddress?: string;
   readonly toAddress?: string;
   readonly deviceOnly?: boolean;
+  readonly trustLog?: boolean;
   readonly maxDowntime?: number;
   readonly maxRounds?: number;
   readonly bandwidth?: number;
@@ -145,8 +146,8 @@ async function move(options: MigrateOptions, io: Io, bar: ProgressBar): Promise<
 }
 
 function outParams(options: MigrateOptions, purpose: MovePurpose): Omit<MigrateOutParams, 'path'> {
-  const { deviceOnly = false, maxDowntime, maxRounds, bandwidth } = options;
-  return { purpose, deviceOnly, maxDowntimeMs: maxDowntime, maxRounds, bandwidth };
+  const { deviceOnly = false, trustLog = false, maxDowntime, maxRounds, bandwidth } = options;
+  return { purpose, deviceOnly, trustLog, maxDowntimeMs: maxDowntime, maxRounds, bandwidth };
 }
 
 /** @returns the source's report; undefined where it did not hear that the device runs, which the destination said */

@@ -1,5 +1,5 @@
 import type { IovaRange, VfioDevice } from '@vfio/core';
-import { bitmapBytes, bitmapClear, bitmapCount, bitmapNext, bitmapSet } from '@vfio/native';
+import { bitmapBytes, bitmapClear, bitmapCount, bitmapNext, bitmapSet, PAGE_SUM_BYTES, pageSums } from '@vfio/native';
 import {
   isVfioError,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
@@ -9,11 +9,14 @@ import {
   VFIO_DEVICE_FEATURE_SET,
 } from '@vfio/uapi';
 import { LITTLE_ENDIAN } from '../byte-order.js';
+import type { ClientMemory } from '../dma.js';
 
 /** Bytes that one bit stands for. */
 export const DIRTY_PAGE = 4096;
 /** Bytes of memory whose bits are asked for at once: a bitmap of 256 KiB. */
 const WINDOW = 8n << 30n;
+/** Bytes of memory that are summed in one go. */
+const SCAN_BYTES = 1 << 20;
 /** Ranges that a device is asked to log at most: a kernel page of them. */
 const MAX_LOGGED_RANGES = 256;
 
@@ -23,6 +26,8 @@ interface Window {
   readonly pages: number;
   readonly length: bigint;
   readonly bitmap: Uint8Array;
+  /** Sums of the pages as they were sent last. Made when the first is. */
+  sums: Uint8Array | undefined;
 }
 
 /** Pages of a device's memory that must go to the other side, and its log of those that it has written. */
@@ -101,6 +106,35 @@ export class DirtyMemory {
     }
   }
 
+  /** Keeps what pages were when they were sent, so that {@link scan} knows them again. @param bytes whole pages, of one stretch */
+  sent(iova: bigint, bytes: Uint8Array): void {
+    const window = this.#windows.find((each) => iova >= each.iova && iova < each.iova + each.length);
+    if (window === undefined) return;
+    window.sums ??= new Uint8Array(window.pages * PAGE_SUM_BYTES);
+    pageSums(bytes, DIRTY_PAGE, window.sums, Number((iova - window.iova) / BigInt(DIRTY_PAGE)));
+  }
+
+  /**
+   * Adds pages that are not as they were sent: those that the client has written itself, which no device logs.
+   * @param breathe called after each piece
+   */
+  async scan(memory: ClientMemory, breathe: () => Promise<void>): Promise<void> {
+    const copy = new Uint8Array(SCAN_BYTES);
+    for (const { iova, length, bitmap, sums } of this.#windows) {
+      if (sums === undefined) continue;
+      for (let at = 0; at < length; at += SCAN_BYTES) {
+        const count = Math.min(SCAN_BYTES, Number(length) - at);
+        let bytes = memory.view(iova + BigInt(at), count);
+        if (bytes === undefined) {
+          bytes = copy.subarray(0, count);
+          await memory.read(iova + BigInt(at), bytes);
+        }
+        pageSums(bytes, DIRTY_PAGE, sums, at / DIRTY_PAGE, bitmap);
+        await breathe();
+      }
+    }
+  }
+
   /** Takes the pages that must go, in stretches of so many bytes at most. What was taken is clean, even before it was read: what the
    * device writes after this is in its log. */
   *take(most: number): Generator<IovaRange, void> {
@@ -129,7 +163,7 @@ function windowsOf(iova: bigint, length: bigint): Window[] {
   for (let at = 0n; at < length; at += WINDOW) {
     const part = length - at < WINDOW ? length - at : WINDOW;
     const pages = Number(part / BigInt(DIRTY_PAGE));
-    windows.push({ iova: iova + at, length: part, pages, bitmap: new Uint8Array(bitmapBytes(pages)) });
+    windows.push({ iova: iova + at, length: part, pages, bitmap: new Uint8Array(bitmapBytes(pages)), sums: undefined });
   }
   return windows;
 }

@@ -40,6 +40,11 @@ export interface MoveOutOptions {
   readonly purpose?: MovePurpose;
   /** Do not send memory: its client brings it. @default false */
   readonly deviceOnly?: boolean;
+  /**
+   * The client writes nothing into its memory itself while the device is moved: what the device logs is all that changes. Without
+   * that the memory is looked at as a whole for pages that are not as they were sent, in each round. @default false
+   */
+  readonly trustLog?: boolean;
   /** Milliseconds that the device may stand still, as far as rate and rest tell. @default 300 */
   readonly maxDowntimeMs?: number;
   /** Rounds of pre-copy after which it is stopped in any case. 0: it is stopped at once. @default 30 */
@@ -101,6 +106,8 @@ class Source {
   #sharedBytes = 0;
   #leftBytes = 0;
   #remaining = 0;
+  /** How long it took to look at all memory. */
+  #scanMs = 0;
   #lastProgress = 0;
 
   constructor(end: MoveEnd, channel: MoveChannel, options: MoveOutOptions) {
@@ -239,15 +246,28 @@ class Source {
 
   /** Bytes that can go while the device stands still. */
   get #affordable(): number {
-    return (this.#pace.rate * (this.#options.maxDowntimeMs ?? DEFAULT_MAX_DOWNTIME_MS)) / 1000;
+    const forCopying = (this.#options.maxDowntimeMs ?? DEFAULT_MAX_DOWNTIME_MS) - this.#scanMs;
+    return (this.#pace.rate * Math.max(0, forCopying)) / 1000;
   }
 
   /** What is to go now. The log is asked, except in the first round, in which all has to. */
   async #measure(stream: MigrationData | undefined): Promise<number> {
     this.#check();
-    if (this.#round > 0 && this.#dirty.isLogging) await this.#dirty.collect();
+    if (this.#round > 0 && this.#dirty.isLogging) await this.#collect();
     const { initialBytes, dirtyBytes } = stream === undefined ? NOTHING : await precopyInfo(stream);
     return this.#dirty.dirtyBytes + Number(initialBytes + dirtyBytes);
+  }
+
+  /** What has changed since it was sent, whoever wrote it. */
+  async #collect(): Promise<void> {
+    await this.#dirty.collect();
+    if (this.#options.trustLog === true || !this.#dirty.isLogging) return;
+    const started = performance.now();
+    await this.#dirty.scan(this.#end.memory, () => {
+      this.#check();
+      return this.#pace.breathe(false);
+    });
+    this.#scanMs = performance.now() - started;
   }
 
   /** Reads what the stream had when the round began: a device may make more than can be read. */
@@ -300,6 +320,9 @@ class Source {
         this.#channel.release(chunk);
         throw error;
       }
+      // As it goes, not as it may be by now.
+      if (isRunning && this.#options.trustLog !== true)
+        this.#dirty.sent(iova, chunk.payload.subarray(IOVA_BYTES, IOVA_BYTES + count));
       this.#channel.sendChunk(RECORD.MEMORY, chunk, IOVA_BYTES + count);
       this.#memoryBytes += count;
       this.#sent(count);
@@ -324,7 +347,7 @@ class Source {
     const stream = preCopied ?? opened;
     if (stream === undefined) throw errnoError('EIO', 'the driver opened no stream in STOP_COPY', { op: 'migrate' });
     // What was written since it was last asked; all of it where nobody can say.
-    await this.#dirty.collect();
+    await this.#collect();
     await this.#announce(this.#dirty.dirtyBytes + (await stateSize(this.#end.device)));
     while ((await this.#sendState(stream)) > 0) await this.#pace.breathe(false);
     await this.#sendMemory(false);

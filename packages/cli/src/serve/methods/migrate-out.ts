@@ -10,6 +10,8 @@ export interface MigrateOutParams {
   readonly purpose: MovePurpose;
   /** Without the client's memory. */
   readonly deviceOnly: boolean;
+  /** The client writes nothing into its memory itself: what the device logs is all that changes. */
+  readonly trustLog: boolean;
   readonly maxDowntimeMs: number | undefined;
   readonly maxRounds: number | undefined;
   /** Bytes a second while the device runs. */
@@ -28,16 +30,18 @@ export const migrateOut = defineMethod<MigrateOutParams, MigrateOutResult, MoveP
     path: given.path('path'),
     purpose: given.oneOf('purpose', ['move', 'save', 'check']),
     deviceOnly: given.boolean('deviceOnly'),
+    trustLog: given.boolean('trustLog'),
     maxDowntimeMs: given.optionalInteger('maxDowntimeMs', 0, MAX_MS),
     maxRounds: given.optionalInteger('maxRounds', 0, 1_000_000),
     bandwidth: given.optionalInteger('bandwidth', 1, Number.MAX_SAFE_INTEGER),
   }),
   run: async ({ server, driverVersion }, params, { progress, signal }) => {
-    const { path, purpose, deviceOnly, maxDowntimeMs, maxRounds, bandwidth } = params;
+    const { path, purpose, deviceOnly, trustLog, maxDowntimeMs, maxRounds, bandwidth } = params;
     try {
       const report = await server.moveOut(path, {
         purpose,
         deviceOnly,
+        trustLog,
         ...(maxDowntimeMs === undefined ? {} : { maxDowntimeMs }),
         ...(maxRounds === undefined ? {} : { maxRounds }),
         ...(bandwidth === undefined ? {} : { bandwidth }),
