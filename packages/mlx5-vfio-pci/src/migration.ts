@@ -94,6 +94,12 @@ export class Mlx5Migration {
     this.#dropSessions();
   }
 
+  /** The last user has gone: its sessions end. */
+  close(): Promise<void> {
+    this.#dropSessions();
+    return this.#releasing;
+  }
+
   /** Settles when no memory is with the firmware any more. */
   get released(): Promise<void> {
     return this.#releasing;

@@ -7,6 +7,7 @@ import type { Support } from './support.js';
 /** The table: core's, with what the firmware can do attached before registration. */
 export function mlx5Ops(support: Support): VfioOpsFactory {
   let log: Mlx5DirtyLog | undefined;
+  let migration: Mlx5Migration | undefined;
   return (core) => ({
     ...core,
     name: 'mlx5-vfio-pci',
@@ -15,12 +16,13 @@ export function mlx5Ops(support: Support): VfioOpsFactory {
       core.init(dev);
       dev.whyNotMigratable = support.missing;
       if (support.migration === undefined) return;
-      const migration = new Mlx5Migration(support.migration);
+      const moving = new Mlx5Migration(support.migration);
+      migration = moving;
       dev.migrationFlags = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY;
-      dev.migrationOps = migration.ops;
-      dev.resetDone.push((raced) => migration.reset(raced));
-      support.onGone(() => migration.detach());
-      support.beforeRelease(() => migration.released);
+      dev.migrationOps = moving.ops;
+      dev.resetDone.push((raced) => moving.reset(raced));
+      support.onGone(() => moving.detach());
+      support.beforeRelease(() => moving.released);
       const { hca } = support.migration.vhca;
       if (hca.trackerCaps === undefined) return;
       const tracking = new Mlx5DirtyLog(support.migration.vhca, hca.trackerCaps);
@@ -30,8 +32,9 @@ export function mlx5Ops(support: Support): VfioOpsFactory {
     },
 
     async closeDevice(dev) {
-      // What its user logged is nothing to the next one.
+      // What its user logged and moved is nothing to the next one, and back with the firmware when it is closed.
       await log?.ops.logStop(dev);
+      await migration?.close();
       await core.closeDevice(dev);
     },
   });

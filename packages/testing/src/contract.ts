@@ -69,6 +69,13 @@ export interface ContractOptions {
   readonly state?: DeviceState;
   /** Opens a second device, to which the first one can be migrated. Without it the first is opened again. */
   peer?(): Promise<ContractSubject>;
+  /**
+   * Opens a device of the kind whose driver has another version, one with which this version can exchange streams. Without
+   * it nothing is said about that.
+   */
+  otherVersion?(): Promise<ContractSubject>;
+  /** Opens a device with which no stream can be exchanged: another model, another size, a version that is too old. */
+  incompatible?(): Promise<ContractSubject>;
   /** A count of handles (descriptors, mappings) that must be the same after a case as before. */
   readonly handles?: () => number;
   /** Cases that cannot be true here, by name, with the reason. */

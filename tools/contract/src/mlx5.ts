@@ -1,7 +1,7 @@
 import { deviceOf, OpsRegistry, PciBus, type VfioDeviceClient, type VfioDeviceProvider } from '@vfio/core';
 import { ConnectX, EmulatedPciHost, CONNECTX_ENGINE as ENGINE } from '@vfio/emulated';
 import { mlx5VfioPciDriver } from '@vfio/mlx5-vfio-pci';
-import { mlx5CoreDriver } from '@vfio/mlx5-vfio-pci/hca';
+import { type Mlx5Core, mlx5CoreDriver } from '@vfio/mlx5-vfio-pci/hca';
 import type { DeviceState, DeviceWorkload } from '@vfio/testing';
 import { VFIO_PCI_MSIX_IRQ_INDEX } from '@vfio/uapi';
 import { sharedMemory } from './subjects.js';
@@ -12,13 +12,26 @@ const VECTOR = 3;
 const LOG_RING = 7;
 
 /** A ConnectX that is driven by us, and two of its virtual functions behind their driver. */
-export async function mlx5Functions(): Promise<{
+export interface Mlx5Functions {
   readonly devices: readonly VfioDeviceProvider[];
+  /** What the driver holds of the firmware: memory keys, domains, queues, trackers and pages. */
+  held(): number;
   close(): Promise<void>;
-}> {
+}
+
+/** @param memoryPages pages of each function's own memory: functions of different sizes are not compatible */
+export async function mlx5Functions(memoryPages = 16): Promise<Mlx5Functions> {
   const host = new EmulatedPciHost({ memory: sharedMemory });
   host.addRootPort({ address: '0000:00:1c.0', secondaryBus: 1 });
-  const pf = host.add({ address: '0000:01:00.0', model: (ctx) => new ConnectX(ctx, { vfMemory: 16 * PAGE }) });
+  const models: ConnectX[] = [];
+  const pf = host.add({
+    address: '0000:01:00.0',
+    model(ctx) {
+      const model = new ConnectX(ctx, { vfMemory: memoryPages * PAGE });
+      models.push(model);
+      return model;
+    },
+  });
   const bus = new PciBus(host, { ops: new OpsRegistry() });
   await bus.register(mlx5CoreDriver());
   await bus.register(mlx5VfioPciDriver());
@@ -31,7 +44,15 @@ export async function mlx5Functions(): Promise<{
     await bus.bindOverride(fn, 'mlx5_vfio_pci');
     devices.push(deviceOf(bus, fn));
   }
-  return { devices, close: () => bus.close() };
+  const held = (): number => {
+    const { hca } = bus.getDrvdata<Mlx5Core>(pf)!;
+    const objects = models.flatMap((model) => {
+      const { memoryKeys, protectionDomains, completionQueues, queuePairs, trackers } = model.hca;
+      return [memoryKeys, protectionDomains, completionQueues, queuePairs, trackers].map(({ size }) => size);
+    });
+    return hca.pool.used + objects.reduce((sum, size) => sum + size, 0);
+  };
+  return { devices, held, close: () => bus.close() };
 }
 
 async function read(device: VfioDeviceClient, register: number): Promise<number> {

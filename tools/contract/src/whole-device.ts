@@ -28,7 +28,7 @@ import {
   VFIO_PCI_MSIX_IRQ_INDEX,
   VFIO_REGION_INFO_FLAG_READ,
 } from '@vfio/uapi';
-import { type Movable, WholeMigration } from './whole-migration.js';
+import { type Movable, type StreamVersion, WholeMigration } from './whole-migration.js';
 
 const ADDRESS = '0000:01:00.0';
 
@@ -122,9 +122,9 @@ export function wholeFunction(options: EmulatedPciHostOptions = {}) {
 export const ALL_MIGRATION = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY;
 
 /** What a driver adds that has all optional abilities; with flags of 0, all but those of migration. */
-function initWhole(dev: VfioPciCoreDevice, migrationFlags: number): void {
+function initWhole(dev: VfioPciCoreDevice, migrationFlags: number, version: StreamVersion): void {
   if (migrationFlags !== 0) {
-    const migration = new WholeMigration((dev.fn as EmulatedFunction<WholeDevice>).model);
+    const migration = new WholeMigration((dev.fn as EmulatedFunction<WholeDevice>).model, version);
     dev.migrationFlags = migrationFlags;
     dev.migrationOps = migration.ops;
     dev.resetDone.push(() => migration.reset());
@@ -149,6 +149,7 @@ function initWhole(dev: VfioPciCoreDevice, migrationFlags: number): void {
 export function wholeDriver(
   change: (core: VfioDeviceOps) => Partial<VfioDeviceOps> = () => ({}),
   migrationFlags = ALL_MIGRATION,
+  version: StreamVersion = 1,
 ): PciDriver {
   const ops: VfioOpsFactory = (core) => {
     const whole: VfioDeviceOps = {
@@ -156,7 +157,7 @@ export function wholeDriver(
       name: 'whole',
       init(dev) {
         core.init(dev);
-        initWhole(dev, migrationFlags);
+        initWhole(dev, migrationFlags, version);
       },
     };
     return { ...whole, ...change(whole) };

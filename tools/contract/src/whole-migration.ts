@@ -19,6 +19,13 @@ export interface Movable {
 /** A record: what it is, bytes that follow, their sum; all u32. The last one of a stream has no bytes. */
 const MAGIC = 0x4c4f4857;
 const HEADER = 12;
+/** A record that says nothing of the device, and may be skipped. */
+const NOTE = 0x45544f4e;
+
+/** Of the driver, and so of its streams: 2 begins with a note, which 1 skips; 3 has records of its own. */
+export type StreamVersion = 1 | 2 | 3;
+
+const magicOf = (version: StreamVersion): number => (version === 3 ? MAGIC + 1 : MAGIC);
 
 /** A sum that tells a byte, its change, and its place. */
 function sum(bytes: Uint8Array): number {
@@ -27,10 +34,10 @@ function sum(bytes: Uint8Array): number {
   return value;
 }
 
-function record(payload: Uint8Array): Uint8Array {
+function record(payload: Uint8Array, magic: number): Uint8Array {
   const bytes = new Uint8Array(HEADER + payload.length);
   const view = new DataView(bytes.buffer);
-  view.setUint32(0, MAGIC, true);
+  view.setUint32(0, magic, true);
   view.setUint32(4, payload.length, true);
   view.setUint32(8, sum(payload), true);
   bytes.set(payload, HEADER);
@@ -39,13 +46,16 @@ function record(payload: Uint8Array): Uint8Array {
 
 class SaveStream implements MigrationData {
   readonly #device: Movable;
+  readonly #magic: number;
   #unread: Uint8Array = new Uint8Array(0);
   #initialBytes = 0;
   #last: Uint8Array = new Uint8Array(0);
   #isWhole = false;
 
-  constructor(device: Movable) {
+  constructor(device: Movable, version: StreamVersion) {
     this.#device = device;
+    this.#magic = magicOf(version);
+    if (version === 2) this.#append(record(Uint8Array.of(version), NOTE));
     this.#push();
     this.#initialBytes = this.#unread.length;
   }
@@ -53,7 +63,7 @@ class SaveStream implements MigrationData {
   /** The device has stopped: what it is now, and the end. */
   finish(): void {
     if (this.#hasChanged()) this.#push();
-    this.#append(record(new Uint8Array(0)));
+    this.#append(record(new Uint8Array(0), this.#magic));
     this.#isWhole = true;
   }
 
@@ -88,7 +98,7 @@ class SaveStream implements MigrationData {
 
   #push(): void {
     this.#last = this.#device.registers.slice();
-    this.#append(record(this.#last));
+    this.#append(record(this.#last, this.#magic));
   }
 
   #append(bytes: Uint8Array): void {
@@ -101,12 +111,14 @@ class SaveStream implements MigrationData {
 
 class ResumeStream implements MigrationData {
   readonly #device: Movable;
+  readonly #magic: number;
   #taken: Uint8Array = new Uint8Array(0);
   #hasEnded = false;
   #isRefused = false;
 
-  constructor(device: Movable) {
+  constructor(device: Movable, version: StreamVersion) {
     this.#device = device;
+    this.#magic = magicOf(version);
   }
 
   /** @throws EINVAL where something is missing */
@@ -144,14 +156,22 @@ class ResumeStream implements MigrationData {
     if (taken.length < HEADER) return false;
     const view = new DataView(taken.buffer, taken.byteOffset);
     const length = view.getUint32(4, true);
-    if (this.#hasEnded || view.getUint32(0, true) !== MAGIC) throw refused('no record where one should be');
-    if (length !== 0 && length !== this.#device.registers.length) throw refused(`a record of ${length} bytes`);
+    const magic = view.getUint32(0, true);
+    if (this.#hasEnded || (magic !== this.#magic && magic !== NOTE)) throw refused('no record where one should be');
+    if (magic === NOTE && length > HEADER) throw refused(`a note of ${length} bytes`);
+    if (magic !== NOTE && length !== 0 && length !== this.#device.registers.length)
+      throw refused(`a record of ${length} bytes`);
     if (taken.length < HEADER + length) return false;
     const payload = taken.subarray(HEADER, HEADER + length);
     if (view.getUint32(8, true) !== sum(payload)) throw refused('a byte was changed');
+    if (magic === NOTE) return this.#drop(HEADER + length);
     if (length === 0) this.#hasEnded = true;
     else this.#device.registers.set(payload);
-    this.#taken = taken.subarray(HEADER + length);
+    return this.#drop(HEADER + length);
+  }
+
+  #drop(bytes: number): boolean {
+    this.#taken = this.#taken.subarray(bytes);
     return true;
   }
 }
@@ -169,12 +189,14 @@ const SAVING: readonly number[] = [
 /** Migration of a device whose state is its registers, with whatever states its flags say. */
 export class WholeMigration {
   readonly #device: Movable;
+  readonly #version: StreamVersion;
   #state: number = VFIO_DEVICE_STATE_RUNNING;
   #saving: SaveStream | undefined;
   #resuming: ResumeStream | undefined;
 
-  constructor(device: Movable) {
+  constructor(device: Movable, version: StreamVersion) {
     this.#device = device;
+    this.#version = version;
   }
 
   readonly ops: VfioMigrationOps<VfioPciCoreDevice> = {
@@ -204,14 +226,14 @@ export class WholeMigration {
 
   #arrive(next: number): MigrationData | undefined {
     if (next === VFIO_DEVICE_STATE_RESUMING) {
-      this.#resuming = new ResumeStream(this.#device);
+      this.#resuming = new ResumeStream(this.#device, this.#version);
       return this.#resuming;
     }
     if (!SAVING.includes(next)) {
       this.#saving = undefined;
       return undefined;
     }
-    const opened = this.#saving === undefined ? new SaveStream(this.#device) : undefined;
+    const opened = this.#saving === undefined ? new SaveStream(this.#device, this.#version) : undefined;
     this.#saving ??= opened;
     if (next === VFIO_DEVICE_STATE_STOP_COPY) this.#saving?.finish();
     return opened;

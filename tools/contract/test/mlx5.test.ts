@@ -12,6 +12,7 @@ import {
   resetsNothing,
   streams,
 } from '../src/faulty-client.js';
+import { withKernelStreams } from '../src/kernel-streams.js';
 import { mlx5Functions, mlx5State, mlx5Workload } from '../src/mlx5.js';
 import { handles, local, overDevice, Served } from '../src/subjects.js';
 import { wholeDma } from '../src/whole-device.js';
@@ -20,10 +21,23 @@ const runner = { describe, test, skip: (name: string) => test.skip(name, () => {
 
 // Each on its own ConnectX, whose two functions are the two ends of a migration.
 describe('mlx5-vfio-pci on a virtual function', async () => {
-  const [direct, below, socket] = await Promise.all([mlx5Functions(), mlx5Functions(), mlx5Functions()]);
+  const [direct, below, socket, others, larger] = await Promise.all([
+    mlx5Functions(),
+    mlx5Functions(),
+    mlx5Functions(),
+    mlx5Functions(),
+    mlx5Functions(32),
+  ]);
   afterAll(async () => {
-    for (const one of [direct, below, socket]) await one.close();
+    for (const one of [direct, below, socket, others, larger]) await one.close();
   });
+  const versions = {
+    async otherVersion() {
+      const { device, close } = await local(others.devices[0]!);
+      return { device: withKernelStreams(device), close };
+    },
+    incompatible: () => local(larger.devices[0]!),
+  };
   const about = { driver: mlx5VfioPciDriver(), function: direct.devices[0]!.function };
   const state = mlx5State;
   const skip = {
@@ -37,9 +51,11 @@ describe('mlx5-vfio-pci on a virtual function', async () => {
     workload: mlx5Workload(wholeDma.map),
     state,
     skip,
-    handles,
+    // What the firmware holds for the driver counts too.
+    handles: () => handles() + direct.held(),
     open: () => local(direct.devices[0]!),
     peer: () => local(direct.devices[1]!),
+    ...versions,
   });
 
   const [first, second] = below.devices.map((device) => overDevice(device, vfioPciDriver()));
@@ -48,9 +64,10 @@ describe('mlx5-vfio-pci on a virtual function', async () => {
     workload: mlx5Workload(wholeDma.map),
     state,
     skip,
-    handles,
+    handles: () => handles() + below.held(),
     open: async () => local(await first!),
     peer: async () => local(await second!),
+    ...versions,
   });
 
   describe('through a socket', () => {
@@ -72,9 +89,10 @@ describe('mlx5-vfio-pci on a virtual function', async () => {
       workload,
       state,
       skip,
-      handles,
+      handles: () => handles() + socket.held(),
       open: open(0),
       peer: open(1),
+      ...versions,
     });
   });
 

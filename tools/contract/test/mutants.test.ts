@@ -11,11 +11,12 @@ import {
   type VfioPciCoreDevice,
 } from '@vfio/core';
 import { contractCases } from '@vfio/testing';
-import { VFIO_REGION_INFO_CAP_SPARSE_MMAP } from '@vfio/uapi';
+import { errnoError, VFIO_REGION_INFO_CAP_SPARSE_MMAP } from '@vfio/uapi';
 import { describe, expect, test } from 'vitest';
 import { changesByte, dropsByte, losing, streams, through } from '../src/faulty-client.js';
-import { bound } from '../src/subjects.js';
+import { bound, local } from '../src/subjects.js';
 import { ALL_MIGRATION, ENGINE, wholeDma, wholeDriver, wholeFunction, wholeState } from '../src/whole-device.js';
+import type { StreamVersion } from '../src/whole-migration.js';
 
 const CONFIG = 7;
 const ROM = 6;
@@ -230,6 +231,10 @@ const PIECES_RULE = 'a stopped device gives its state in pieces of any size, and
 const CUT_RULE = 'a stream that was cut is refused, and a reset makes the device as new';
 const NEXT_USER_RULE = 'the next user finds it RUNNING, in whatever state the last left it';
 const RESET_RULE = 'a reset in any state leads to RUNNING, and ends the stream with ENODEV';
+const VERSIONS_RULE =
+  'streams go to another version of the driver and come back, the state is the same: stopped, and pre-copied';
+const INCOMPATIBLE_RULE =
+  'a stream of a device that is not compatible is refused both ways, and a reset makes the device as new';
 const WORKS_RULE = 'a device that was stopped, or loaded, works on: what it writes arrives, and its interrupts come';
 
 const PAGES_RULE = 'the pages that the device writes are dirty, all of them and no other, until they are reported';
@@ -1038,6 +1043,37 @@ const MUTANTS: Readonly<Record<string, Mutant>> = {
       },
     }),
   },
+  'knows streams of its own version only': {
+    breaks: [VERSIONS_RULE],
+    ops: stream((data) => {
+      let begun = false;
+      return {
+        write(from) {
+          if (!begun && from[0] === 'N'.charCodeAt(0)) throw errnoError('EINVAL', 'another version');
+          begun = true;
+          return data.write(from);
+        },
+      };
+    }),
+  },
+  'saves what other versions cannot read': {
+    breaks: [VERSIONS_RULE],
+    client: streams((data) => ({
+      async read(into) {
+        const count = await data.read(into);
+        if (count > 0) into[0] = (into[0] ?? 0) ^ 0x80;
+        return count;
+      },
+    })),
+  },
+  'takes the stream of any device': {
+    breaks: [INCOMPATIBLE_RULE],
+    ops: step((from, _to, go) => {
+      const data = from === STATE.RESUMING ? forgives(['EINVAL'], go, undefined) : go();
+      const write = (bytes: Uint8Array) => forgives(['EINVAL', 'ENODEV'], () => data!.write(bytes), bytes.length);
+      return data && { ...through(data), write };
+    }),
+  },
   'trips over a stream that is wrong': {
     breaks: ['a stream with a byte that was changed does no more than be refused'],
     client: streams((data) => ({
@@ -1076,11 +1112,17 @@ async function suite({
   const { host, fn } = wholeFunction();
   const driver = wholeDriver(ops, flags);
   const device = await bound(host, fn, driver);
+  const version = async (number: StreamVersion) => {
+    const other = wholeFunction();
+    return local(await bound(other.host, other.fn, wholeDriver(undefined, flags, number)));
+  };
   return contractCases({
     name: 'whole',
     driver: { driver: change(driver), function: fn },
     dma: wholeDma,
     state: wholeState,
+    otherVersion: () => version(2),
+    incompatible: () => version(3),
     async open() {
       const opened = await device.open();
       return { device: client(toClient(opened)), close: async () => opened.close() };

@@ -20,8 +20,15 @@ const runner = { describe, test, skip: (name: string) => test.skip(name, () => {
 
 const [first, second, served] = await Promise.all([serialCard(), serialCard(), serialCard()]);
 const about = { driver: serialVfioPciDriver(), function: first.function };
-const inProcess = { state: serialState, workload: serialWorkload(wholeDma.map), handles };
 const each = (device: VfioDeviceProvider) => () => local(device);
+// A driver that writes the streams of the kernel's mtty, and reads both.
+const older = await serialCard(serialVfioPciDriver({ minor: 0 }));
+const inProcess = {
+  state: serialState,
+  workload: serialWorkload(wholeDma.map),
+  handles,
+  otherVersion: each(older),
+};
 
 describe('serial-vfio-pci on a serial card', async () => {
   describeVariantDriver(runner, {
@@ -65,6 +72,7 @@ describe('serial-vfio-pci on a serial card', async () => {
       state: serialState,
       workload: serialWorkload(map),
       handles,
+      otherVersion: each(older),
       open: (): Promise<ContractSubject> => socket?.open() ?? Promise.reject(new Error('not served')),
     });
   });

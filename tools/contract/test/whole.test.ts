@@ -6,15 +6,19 @@ import type { VfioUserClient } from '@vfio/vfio-user';
 import { afterAll, beforeAll, describe, test } from 'vitest';
 import { bound, handles, local, overDevice, Served, sharedMemory } from '../src/subjects.js';
 import { ALL_MIGRATION, wholeDma, wholeDriver, wholeFunction, wholeState } from '../src/whole-device.js';
+import type { StreamVersion } from '../src/whole-migration.js';
 
 const runner = { describe, test, skip: (name: string) => test.skip(name, () => {}) };
 
-async function whole(flags = ALL_MIGRATION): Promise<VfioDeviceProvider> {
+async function whole(flags = ALL_MIGRATION, version: StreamVersion = 1): Promise<VfioDeviceProvider> {
   const { host, fn } = wholeFunction({ memory: sharedMemory });
-  return bound(host, fn, wholeDriver(undefined, flags));
+  return bound(host, fn, wholeDriver(undefined, flags, version));
 }
 
-const above = async () => overDevice(await whole(), vfioPciDriver());
+const opens = (made: Promise<VfioDeviceProvider>) => async () => local(await made);
+
+const above = async (flags?: number, version?: StreamVersion) =>
+  overDevice(await whole(flags, version), vfioPciDriver());
 
 const [STOP_COPY, P2P, PRE_COPY] = [VFIO_MIGRATION_STOP_COPY, VFIO_MIGRATION_P2P, VFIO_MIGRATION_PRE_COPY];
 
@@ -22,19 +26,18 @@ const [STOP_COPY, P2P, PRE_COPY] = [VFIO_MIGRATION_STOP_COPY, VFIO_MIGRATION_P2P
 describe('a device with all abilities', () => {
   const about = { driver: wholeDriver(), function: wholeFunction().fn };
 
-  for (const [name, make] of [
-    ['called directly', whole],
-    ['over a VFIO device', above],
-    ['that only stops and copies', () => whole(STOP_COPY)],
-    ['without PRE_COPY', () => whole(STOP_COPY | P2P)],
-    ['without P2P', () => whole(STOP_COPY | PRE_COPY)],
-    ['without migration', () => whole(0)],
+  for (const [name, make, flags] of [
+    ['called directly', whole, ALL_MIGRATION],
+    ['over a VFIO device', above, ALL_MIGRATION],
+    ['that only stops and copies', whole, STOP_COPY],
+    ['without PRE_COPY', whole, STOP_COPY | P2P],
+    ['without P2P', whole, STOP_COPY | PRE_COPY],
+    ['without migration', whole, 0],
   ] as const) {
-    const device = make();
-    const second = make();
-    const open = async () => local(await device);
-    const peer = async () => local(await second);
-    describeVariantDriver(runner, { name, driver: about, dma: wholeDma, state: wholeState, handles, open, peer });
+    const [open, peer] = [opens(make(flags)), opens(make(flags))];
+    const [otherVersion, incompatible] = [opens(make(flags, 2)), opens(make(flags, 3))];
+    const options = { driver: about, dma: wholeDma, state: wholeState, handles };
+    describeVariantDriver(runner, { name, ...options, open, peer, otherVersion, incompatible });
   }
 
   for (const [name, make, messagesOnly, twinSocket] of [
@@ -44,6 +47,7 @@ describe('a device with all abilities', () => {
     ['over a VFIO device, through a socket, memory by descriptor', above, false, true],
   ] as const) {
     describe(name, () => {
+      const [otherVersion, incompatible] = [opens(whole(ALL_MIGRATION, 2)), opens(whole(ALL_MIGRATION, 3))];
       let served: Served | undefined;
       let second: Served | undefined;
       beforeAll(async () => {
@@ -64,7 +68,8 @@ describe('a device with all abilities', () => {
         one?.open() ?? Promise.reject(new Error('not served'));
       const open = () => opened(served);
       const peer = () => opened(second);
-      describeVariantDriver(runner, { name, driver: about, dma, state: wholeState, handles, open, peer });
+      const options = { driver: about, dma, state: wholeState, handles };
+      describeVariantDriver(runner, { name, ...options, open, peer, otherVersion, incompatible });
     });
   }
 });

@@ -95,6 +95,16 @@ async function loaded(device: VfioDeviceClient, bytes: Uint8Array, options: Cont
   return options.state?.get(device);
 }
 
+/** The whole state of a device that is let go on, saved in one go or while it runs. */
+async function savedFrom(device: VfioDeviceClient, state: number): Promise<Uint8Array> {
+  const stream = await openStream(device, state);
+  const parts = isSaving(state) && state !== STOP_COPY ? [await readForNow(stream)] : [];
+  await setState(device, STOP_COPY);
+  parts.push(await readToEnd(stream));
+  await setState(device, RUNNING);
+  return join(parts);
+}
+
 /** Changes what is to move, where the suite was told how. */
 async function put(device: VfioDeviceClient, { state }: ContractOptions, seed: number) {
   await decode(device, true);
@@ -293,6 +303,47 @@ export const migrationStream: RuleGroup = {
         const found = await withDestination(device, options, (peer) => loaded(peer, image, options, pieces(17)));
         sameState(found, wanted);
       },
+    ),
+    'streams go to another version of the driver and come back, the state is the same: stopped, and pre-copied':
+      whereMigratable(async (device, options, flags) => {
+        const { otherVersion } = options;
+        if (otherVersion === undefined) notApplicable('the suite was not told of another version of the driver');
+        const other = await otherVersion();
+        try {
+          for (const from of [STOP_COPY, ...((flags & VFIO_MIGRATION_PRE_COPY) === 0 ? [] : [PRE_COPY])]) {
+            const wanted = await put(device, options, 20 + from);
+            const there = await savedFrom(device, from);
+            await put(other.device, options, 40 + from);
+            sameState(await loaded(other.device, there, options, pieces(from)), wanted);
+            await put(device, options, 60 + from);
+            const back = await savedFrom(other.device, from);
+            sameState(await loaded(device, back, options, pieces(from)), wanted);
+          }
+        } finally {
+          await other.close();
+        }
+      }),
+    'a stream of a device that is not compatible is refused both ways, and a reset makes the device as new': whereReset(
+      whereMigratable(async (device, options) => {
+        const { incompatible } = options;
+        if (incompatible === undefined) notApplicable('the suite was not told of a device that is not compatible');
+        const other = await incompatible();
+        try {
+          const images = [await savedFrom(device, STOP_COPY), await savedFrom(other.device, STOP_COPY)] as const;
+          for (const [to, foreign, own] of [
+            [device, images[1], images[0]],
+            [other.device, images[0], images[1]],
+          ] as const) {
+            check((await refusal(load(to, foreign))) !== undefined, 'the stream of another kind of device was taken');
+            await to.reset();
+            equal(await stateOf(to), RUNNING, 'state after a reset');
+            await load(to, own);
+            await setState(to, RUNNING);
+          }
+        } finally {
+          await other.close();
+        }
+      }),
     ),
     'a device that was stopped, or loaded, works on: what it writes arrives, and its interrupts come': whereMigratable(
       async (device, options, flags) => {
