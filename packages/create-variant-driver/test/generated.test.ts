@@ -7,6 +7,8 @@ import { discoverDrivers } from '@vfio/core/node';
 import { checkOptions, FEATURES, renderVariantDriver, version } from '@vfio/nx';
 import ts from 'typescript';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { main } from '../src/index.js';
+import { apply, createCommandsOf, editsOf } from './helpers/tutorial.js';
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const BIN = join(ROOT, 'node_modules/.bin');
@@ -44,7 +46,9 @@ const all = Array.from({ length: 2 ** FEATURES.length }, (_, bits) =>
   FEATURES.filter((_feature, at) => ((bits >> at) & 1) === 1),
 );
 const ALL = `features-${all.length - 1}`;
-const TESTED = ['features-0', ALL, 'by-class', 'by-subsystem'];
+const TUTORIAL = 'hisi-acc-vfio-pci';
+const TESTED = ['features-0', ALL, 'by-class', 'by-subsystem', TUTORIAL];
+const page = readFileSync(join(ROOT, 'docs/guides/generate-a-driver.md'), 'utf8');
 
 beforeAll(() => {
   for (const [at, features] of all.entries()) generate(`features-${at}`, { features });
@@ -55,6 +59,17 @@ beforeAll(() => {
     classes: ['12'],
     features: ['regions', 'migration'],
   });
+});
+
+/** The driver of the tutorial: its commands, and then its changes. */
+beforeAll(async () => {
+  const nothing = () => {};
+  for (const args of createCommandsOf(page))
+    expect(await main(args, { cwd: folder, out: nothing, err: nothing, prompts: undefined })).toBe(0);
+  for (const edit of editsOf(page)) {
+    const path = join(folder, TUTORIAL, edit.file);
+    writeFileSync(path, apply(readFileSync(path, 'utf8'), edit));
+  }
 });
 
 describe('what is generated', () => {
@@ -100,10 +115,24 @@ describe('what is generated', () => {
       }
       // A feature that is not there is passed over by the suite: that it is there shows in rules that only it meets.
       const rules = ['what one device saves another loads', 'no page that the device writes under load is missed'];
+      expect(passed(`${TUTORIAL}/test/caps.test.ts`, 'a device whose firmware is older than 1.2.0 is not opened')).toBe(
+        1,
+      );
       for (const rule of rules) expect(passed(`${ALL}/test/contract.test.ts`, rule)).toBe(2);
     },
     HEAVY_MS,
   );
+
+  test('is laid out and linted well after the changes of the tutorial, too', () => {
+    expect(editsOf(page).map(({ file }) => file)).toEqual([
+      'test/caps.test.ts',
+      'src/caps.ts',
+      'src/caps.ts',
+      'README.md',
+    ]);
+    const { status, output } = run(TUTORIAL, join(BIN, 'biome'), 'check', '.');
+    expect(status, output).toBe(0);
+  });
 
   describe('is built', () => {
     beforeAll(() => {
