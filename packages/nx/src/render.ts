@@ -88,7 +88,7 @@ function valuesOf(driver: Driver, { workspace }: Setting): TemplateValues {
       driver: driver.driver,
       description: escapeMarkdown(description),
       matches: describeRows(rows),
-      requires: requires.join(', '),
+      requires: requires.map((name) => `\`${name}\``).join(', '),
       rowFunctions: rowFunctions(rows),
       rows: rowTable(rows, 'export const ids: readonly PciDeviceId[] = '.length),
     },

@@ -8,26 +8,58 @@ import { readRows } from '../src/match.js';
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const read = (path: string): string => readFileSync(join(ROOT, path), 'utf8');
 
-/** What our drivers are asked for as, and where the repository keeps what a driver elsewhere has in its own package. */
+/**
+ * What our drivers are asked for as, and where the repository keeps what a driver elsewhere has in a file of its own. Models
+ * and contract tests are shared here; and each of ours speaks to its device in another way than through a BAR that is its own.
+ */
 const OURS = [
   {
-    asked: { name: 'nvme', classes: ['010802'], features: [] as string[] },
+    package: 'nvme-vfio-pci',
+    asked: { name: 'nvme', classes: ['010802'], features: ['migration', 'dirty-tracking'] },
     elsewhere: {
+      'src/control-bar.ts': 'packages/nvme-vfio-pci/src/parent/admin-queue.ts',
+      'test/control-bar.test.ts': 'packages/nvme-vfio-pci/test/migration.test.ts',
+      'test/contract.test.ts': 'tools/contract/test/nvme.test.ts',
       'test/helpers/model.ts': 'packages/emulated/src/devices/nvme/controller.ts',
-      'test/contract.test.ts': 'tools/contract/test/drivers.test.ts',
+      'test/helpers/control-page.ts': 'packages/emulated/src/devices/nvme/migration-manager.ts',
     },
   },
   {
+    package: 'mlx5-vfio-pci',
     asked: { name: 'mlx5', ids: ['15b3:101e'], features: ['migration', 'dirty-tracking'] },
     elsewhere: {
+      'src/control-bar.ts': 'packages/mlx5-vfio-pci/src/hca/command-queue.ts',
+      'test/control-bar.test.ts': 'packages/mlx5-vfio-pci/test/hca.test.ts',
+      'test/contract.test.ts': 'tools/contract/test/mlx5.test.ts',
+      'test/match.test.ts': 'tools/contract/test/mlx5.test.ts',
       'test/helpers/model.ts': 'packages/emulated/src/devices/connectx/connectx.ts',
       'test/helpers/control-page.ts': 'packages/emulated/src/devices/connectx/command-queue.ts',
-      'test/contract.test.ts': 'tools/contract/test/mlx5.test.ts',
-      // It speaks to its device through the physical function, and not through a BAR of its own.
-      'src/control-bar.ts': 'packages/mlx5-vfio-pci/src/hca/driver.ts',
-      'test/control-bar.test.ts': 'packages/mlx5-vfio-pci/test/hca.test.ts',
-      // That it is for the ids of its table, the contract suite asks.
-      'test/match.test.ts': 'tools/contract/test/mlx5.test.ts',
+    },
+  },
+  {
+    package: 'igd',
+    asked: { name: 'igd', classes: ['03'], features: ['regions'] },
+    elsewhere: {
+      'src/regions.ts': 'packages/igd/src/region.ts',
+      'src/control-bar.ts': 'packages/igd/src/opregion.ts',
+      'test/control-bar.test.ts': 'packages/igd/test/regions.test.ts',
+      'test/contract.test.ts': 'tools/contract/test/drivers.test.ts',
+      'test/helpers/model.ts': 'packages/emulated/src/devices/igd',
+      'test/helpers/control-page.ts': 'packages/emulated/src/devices/igd',
+    },
+  },
+  {
+    package: 'zdev',
+    asked: { name: 'zdev', classes: ['ff'], features: ['caps'], requires: ['zpci'] },
+    elsewhere: {
+      'src/control-bar.ts': 'packages/zdev/src/attach.ts',
+      'test/caps.test.ts': 'packages/zdev/test/zdev.test.ts',
+      'test/control-bar.test.ts': 'packages/zdev/test/zdev.test.ts',
+      'test/match.test.ts': 'packages/zdev/test/zdev.test.ts',
+      'test/contract.test.ts': 'tools/contract/test/zdev.test.ts',
+      'test/helpers/setup.ts': 'packages/zdev/test/zdev.test.ts',
+      'test/helpers/model.ts': 'packages/emulated/src/devices/zpci.ts',
+      'test/helpers/control-page.ts': 'packages/emulated/src/devices/zpci.ts',
     },
   },
 ];
@@ -35,8 +67,8 @@ const OURS = [
 const root = JSON.parse(read('package.json'));
 const { author, homepage, bugs, repository, license } = root;
 
-describe.each(OURS)('our driver for $asked.name could have been generated', ({ asked, elsewhere }) => {
-  const folder = `packages/${asked.name}-vfio-pci`;
+describe.each(OURS)('our $package could have been generated', ({ package: name, asked, elsewhere }) => {
+  const folder = `packages/${name}`;
   const driver = checkOptions({ ...asked, scope: '@vfio' });
   const about = { author, homepage, bugs, repository, license };
   const workspace = { directory: folder, sharesConfig: true, license: read('LICENSE'), about };
@@ -49,15 +81,15 @@ describe.each(OURS)('our driver for $asked.name could have been generated', ({ a
   });
 
   test('it has no file of a feature that it was not asked for', () => {
-    const with_ = (features: readonly string[]) =>
+    const filesWith = (features: readonly string[]) =>
       new Set([
         ...renderVariantDriver(checkOptions({ ...asked, scope: '@vfio', features }), {
           version: '0.0.0',
           workspace,
         }).keys(),
       ]);
-    const mine = with_(asked.features);
-    const foreign = [...with_(FEATURES)].filter((path) => path.startsWith('src/') && !mine.has(path));
+    const mine = filesWith(asked.features);
+    const foreign = [...filesWith(FEATURES)].filter((path) => path.startsWith('src/') && !mine.has(path));
     expect(readdirSync(join(ROOT, folder, 'src')).filter((name) => foreign.includes(`src/${name}`))).toEqual([]);
   });
 
@@ -67,6 +99,8 @@ describe.each(OURS)('our driver for $asked.name could have been generated', ({ a
     expect(Object.keys(ours)).toEqual(Object.keys(generated));
     expect({ ...ours, devDependencies: undefined }).toMatchObject({
       ...generated,
+      // Two are called by what they are for alone.
+      name: `@vfio/${name}`,
       version: ours.version,
       description: ours.description,
       dependencies: ours.dependencies,
