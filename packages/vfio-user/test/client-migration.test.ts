@@ -228,6 +228,20 @@ describe('the dirty log', () => {
     await expect(report(client, 0x100000n, 0x10000n, 4096n)).rejects.toMatchObject({ errno: 'EINVAL' });
   });
 
+  test('is reported in as many messages as its bitmap takes', async () => {
+    const { connect } = await toyServer();
+    const client = await connect({ maxDataXferSize: 4096 });
+    await enable(client);
+    const length = 1n << 30n;
+    // The last page of the first message, and the first of the second.
+    const page = (4096 - 24) * 8 - 1;
+    await client.dmaAlloc({ iova: BigInt(page) * 4096n, size: 8192 });
+    await client.deviceFeature({ flags: SET | START, value: { pageSize: 4096n, ranges: [{ iova: 0n, length }] } });
+    await dma(client, BigInt(EDU.BUFFER), BigInt(page + 1) * 4096n - 2n, 4, EDU.DMA_TO_MEMORY);
+    expect(await report(client, 0n, length, 4096n)).toEqual([page, page + 1]);
+    expect(await report(client, 0n, length, 4096n)).toEqual([]);
+  });
+
   test('sets bits and clears none: what a program found before stays', async () => {
     const client = await logged(false);
     const ranges = [{ iova: 0x100000n, length: 0x10000n }];

@@ -276,15 +276,43 @@ export class RemoteDevice {
     if (uapi.vfioUserFeatureCodec(feature) === undefined) {
       throw errnoError('ENOTTY', `feature ${feature} cannot be had over vfio-user`, { op: 'deviceFeature' });
     }
-    const payload = encodeFeature(flags, value);
-    const reply = yield { command: uapi.VFIO_USER_DEVICE_FEATURE, pieces: [payload] };
-    const result = uapi.decodeVfioUserFeatureReply(flags, value, reply.payload, LITTLE_ENDIAN);
+    const parts = feature === uapi.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT ? this.#reportParts(value) : undefined;
+    if (parts !== undefined) {
+      for (const part of parts) yield* this.#feature(flags, part);
+      return { result: undefined, opened: undefined };
+    }
+    const result = yield* this.#feature(flags, value);
     const isSet = (flags & uapi.VFIO_DEVICE_FEATURE_SET) !== 0 && (flags & uapi.VFIO_DEVICE_FEATURE_PROBE) === 0;
     const opened =
       isSet && feature === uapi.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
         ? this.#followState((result as { state: number }).state)
         : undefined;
     return { result, opened };
+  }
+
+  /** One DEVICE_FEATURE. */
+  *#feature(flags: number, value: unknown): Procedure<unknown> {
+    const payload = encodeFeature(flags, value);
+    const reply = yield { command: uapi.VFIO_USER_DEVICE_FEATURE, pieces: [payload] };
+    return uapi.decodeVfioUserFeatureReply(flags, value, reply.payload, LITTLE_ENDIAN);
+  }
+
+  /** A dirty report whose bitmap is larger than a message, as several of ranges next to each other; undefined: it is one. */
+  #reportParts(value: unknown): uapi.DmaLoggingReport[] | undefined {
+    const { iova, length, pageSize, bitmap } = (value ?? {}) as Partial<uapi.DmaLoggingReport>;
+    const words = Math.floor((this.#limits.maxDataXferSize - uapi.vfioUserDmaLoggingReport.size) / 8);
+    const most = words * 8;
+    // What makes no sense is refused by the encoder, as one.
+    if (typeof iova !== 'bigint' || typeof length !== 'bigint' || typeof pageSize !== 'bigint') return undefined;
+    if (!(bitmap instanceof Uint8Array) || bitmap.length <= most || pageSize <= 0n) return undefined;
+    const step = BigInt(most) * 8n * pageSize;
+    const parts: uapi.DmaLoggingReport[] = [];
+    for (let done = 0n; done < length; done += step) {
+      const at = parts.length * most;
+      const part = length - done < step ? length - done : step;
+      parts.push({ iova: iova + done, length: part, pageSize, bitmap: bitmap.subarray(at, at + most) });
+    }
+    return parts;
   }
 
   /** The stream that a state opens, where the one before did not have it open already. */
