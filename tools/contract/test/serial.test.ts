@@ -77,6 +77,22 @@ describe('serial-vfio-pci on a serial card', async () => {
     });
   });
 
+  // Streams across two versions of the driver, there and back: what is said of migration does not depend on which they are.
+  const [olderCard, newerCard] = await Promise.all([serialCard(serialVfioPciDriver({ minor: 0 })), serialCard()]);
+  describe.each([
+    ['an older driver to a newer one', olderCard, newerCard],
+    ['a newer driver to an older one, in its version', olderCard, await serialCard(serialVfioPciDriver({ minor: 0 }))],
+    ['a newer driver to one that writes the older version', newerCard, olderCard],
+  ])('from %s', (_what, from, to) => {
+    const cases = contractCases({ ...inProcess, name: 'versions', open: each(from), peer: each(to) });
+    for (const { group, name, run } of cases) {
+      if (group !== 'migration') continue;
+      test(name, async () => {
+        await run();
+      });
+    }
+  });
+
   const moved = 'what one device saves another loads, in pieces of any size, and has the same state then';
   test.each([
     ['a byte of the stream that is lost', streams(dropsByte), moved],
