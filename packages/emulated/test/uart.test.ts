@@ -222,6 +222,15 @@ describe('the receiver', () => {
     expect(Array.from({ length: 16 }, () => port.read(RBR))).toEqual(Array.from({ length: 16 }, (_, n) => n));
   });
 
+  test('says how many characters it has room for', () => {
+    const { port, receive } = uart();
+    expect(port.room).toBe(1);
+    port.write(FCR, UART.FCR_ENABLE);
+    expect(port.room).toBe(16);
+    receive(1, 2, 3);
+    expect(port.room).toBe(13);
+  });
+
   test('an error is told with its character, when that is next; bit 7 tells that there is one anywhere', () => {
     const { port } = uart();
     port.write(FCR, UART.FCR_ENABLE);

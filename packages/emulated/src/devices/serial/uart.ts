@@ -106,6 +106,11 @@ export class Uart {
     this.#update();
   }
 
+  /** How many characters it can receive before one is lost: for a cable that can wait. */
+  get room(): number {
+    return (this.#hasFifos() ? UART.FIFO_SIZE : 1) - this.#received.count;
+  }
+
   /** A character arrives at the serial input. @param errors LSR.PE, FE and BI. In loopback it is not connected. */
   receive(byte: number, errors = 0): void {
     this.#advance();
