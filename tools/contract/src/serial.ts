@@ -1,14 +1,17 @@
 import type { PciDriver, VfioDeviceClient, VfioDeviceProvider } from '@vfio/core';
-import { EmulatedPciHost, SerialCard, UART } from '@vfio/emulated';
+import { EmulatedPciHost, SerialCard, type SerialCardOptions, UART } from '@vfio/emulated';
 import type { DeviceState, DeviceWorkload } from '@vfio/testing';
 import { VFIO_PCI_MSI_IRQ_INDEX } from '@vfio/uapi';
 import { serialVfioPciDriver } from '@vfio-examples/serial-vfio-pci';
 import { bound } from './subjects.js';
 
 /** A serial card on a host of its own, with a driver. */
-export function serialCard(driver: PciDriver = serialVfioPciDriver()): Promise<VfioDeviceProvider> {
+export function serialCard(
+  driver: PciDriver = serialVfioPciDriver(),
+  options: SerialCardOptions = {},
+): Promise<VfioDeviceProvider> {
   const host = new EmulatedPciHost();
-  const fn = host.add({ address: '0000:00:03.0', model: (ctx) => new SerialCard(ctx) });
+  const fn = host.add({ address: '0000:00:03.0', model: (ctx) => new SerialCard(ctx, options) });
   return bound(host, fn, driver);
 }
 

@@ -23,11 +23,13 @@ const about = { driver: serialVfioPciDriver(), function: first.function };
 const each = (device: VfioDeviceProvider) => () => local(device);
 // A driver that writes the streams of the kernel's mtty, and reads both.
 const older = await serialCard(serialVfioPciDriver({ minor: 0 }));
+const smaller = await serialCard(serialVfioPciDriver(), { ports: 1 });
 const inProcess = {
   state: serialState,
   workload: serialWorkload(wholeDma.map),
   handles,
   otherVersion: each(older),
+  incompatible: each(smaller),
 };
 
 describe('serial-vfio-pci on a serial card', async () => {
@@ -75,22 +77,6 @@ describe('serial-vfio-pci on a serial card', async () => {
       otherVersion: each(older),
       open: (): Promise<ContractSubject> => socket?.open() ?? Promise.reject(new Error('not served')),
     });
-  });
-
-  // Streams across two versions of the driver, there and back: what is said of migration does not depend on which they are.
-  const [olderCard, newerCard] = await Promise.all([serialCard(serialVfioPciDriver({ minor: 0 })), serialCard()]);
-  describe.each([
-    ['an older driver to a newer one', olderCard, newerCard],
-    ['a newer driver to an older one, in its version', olderCard, await serialCard(serialVfioPciDriver({ minor: 0 }))],
-    ['a newer driver to one that writes the older version', newerCard, olderCard],
-  ])('from %s', (_what, from, to) => {
-    const cases = contractCases({ ...inProcess, name: 'versions', open: each(from), peer: each(to) });
-    for (const { group, name, run } of cases) {
-      if (group !== 'migration') continue;
-      test(name, async () => {
-        await run();
-      });
-    }
   });
 
   const moved = 'what one device saves another loads, in pieces of any size, and has the same state then';

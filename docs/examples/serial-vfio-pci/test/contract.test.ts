@@ -7,10 +7,10 @@ import { EmulatedPciHost, SerialCard } from '@vfio/emulated';
 import { type DeviceState, describeVariantDriver, subject } from '@vfio/testing';
 import { VfioUserClient, VfioUserServer } from '@vfio/vfio-user';
 import { afterAll, beforeAll, describe, test } from 'vitest';
-import { driver } from '../src/index.js';
+import { driver, serialVfioPciDriver } from '../src/index.js';
 
 /** A card on a host of its own, with the driver. */
-async function newCard() {
+async function newCard(driver = serialVfioPciDriver()) {
   const host = new EmulatedPciHost();
   const card = host.add({ address: '0000:00:03.0', model: (ctx) => new SerialCard(ctx) });
   const bus = new PciBus(host, { ops: new OpsRegistry() });
@@ -33,6 +33,7 @@ const state: DeviceState = {
 
 const runner = { describe, test, skip: test.skip };
 const [one, other, served] = await Promise.all([newCard(), newCard(), newCard()]);
+const older = await newCard(serialVfioPciDriver({ minor: 0 }));
 
 describeVariantDriver(runner, {
   name: 'called directly',
@@ -40,6 +41,7 @@ describeVariantDriver(runner, {
   state,
   open: async () => subject(toClient(await one.open())),
   peer: async () => subject(toClient(await other.open())),
+  otherVersion: async () => subject(toClient(await older.open())),
 });
 
 describe('through a socket', () => {
