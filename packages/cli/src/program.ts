@@ -328,7 +328,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
       await migrate(options, io);
     });
 
-  program
+  const demoCommand = program
     .command('demo')
     .description('the emulated host from match to a served device, in a few seconds')
     .option('--json', 'one JSON document')
@@ -336,6 +336,16 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
       onlyEmulated('demo');
       const { demo } = await import('./commands/demo.js');
       if (!(await demo(options, io))) setExitCode(1);
+    });
+  demoCommand
+    .command('load')
+    .description(
+      'keep a served ConnectX function at work, wherever it is moved among these sockets, and check what came of it',
+    )
+    .argument('<socket...>', 'the sockets of its servers; it is at the first')
+    .action(async (sockets: string[]) => {
+      const { load } = await import('./commands/load.js');
+      if (!(await load(sockets, io))) setExitCode(1);
     });
 
   return program;

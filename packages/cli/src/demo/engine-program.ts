@@ -94,13 +94,13 @@ export class EngineProgram {
   }
 
   /** Turns until `until` says that it is enough. `moved` gives the new place where the function is no longer at this one. */
-  async run(until: () => boolean, moved: () => Promise<EnginePlace>): Promise<void> {
+  async run(until: () => boolean, moved: (refusal: unknown) => Promise<EnginePlace>): Promise<void> {
     while (!until()) {
       try {
         await this.#ring();
-      } catch {
-        // Refused: nothing was done there.
-        this.#place = await moved();
+      } catch (refusal) {
+        // Nothing was done there.
+        this.#place = await moved(refusal);
         await this.#ring();
       }
       await this.#latch.wait();

@@ -1,26 +1,11 @@
 import { join } from 'node:path';
-import { callbackTrigger } from '@vfio/core';
 import { DEMO } from '@vfio/emulated';
-import { VfioUserClient } from '@vfio/vfio-user';
 import { type MigrateResult, migrate } from '../commands/migrate.js';
 import type { Io } from '../io.js';
-import {
-  ENGINE_MEMORY,
-  ENGINE_VECTOR,
-  type EngineCounters,
-  type EnginePlace,
-  EngineProgram,
-} from './engine-program.js';
+import { ENGINE_IOVA, ServedPlace } from './engine-place.js';
+import { type EngineCounters, EngineProgram } from './engine-program.js';
 import { InterruptLatch } from './interrupt-latch.js';
-import { Registers } from './registers.js';
 import { ServeProcess } from './serve-process.js';
-
-const CONFIG_REGION = 7;
-const COMMAND = 0x04;
-const MEMORY_AND_MASTER = 0x6;
-const MSIX = 2;
-const DATA_EVENTFD_ACTION_TRIGGER = 0x4 | 0x20;
-const IOVA = 0x100000;
 
 /** The first virtual function of the demo host's ConnectX, and what makes it. */
 export const MIGRATED = DEMO.connectx.replace(/0$/, '1');
@@ -82,16 +67,14 @@ export class MigrationDemo {
     await Promise.all([from.ready, to.ready]);
     const latches = { from: new InterruptLatch(), to: new InterruptLatch() };
     const all = new InterruptLatch();
-    const attach = async (name: 'from' | 'to'): Promise<EnginePlace & { readonly device: VfioUserClient }> => {
-      const device = await VfioUserClient.connect(join(this.#folder, name));
-      return await this.#prepare(device, () => {
+    const attach = (name: 'from' | 'to') =>
+      ServedPlace.attach(join(this.#folder, name), () => {
         latches[name].signal();
         all.signal();
       });
-    };
-    await using source = disposable(await attach('from'));
-    await using target = disposable(await attach('to'));
-    const program = new EngineProgram(source, IOVA, all);
+    await using source = await attach('from');
+    await using target = await attach('to');
+    const program = new EngineProgram(source, ENGINE_IOVA, all);
     await program.start();
     await program.run(() => program.turns === TURNS, unmoved);
 
@@ -141,21 +124,6 @@ export class MigrationDemo {
     };
   }
 
-  /** As a VMM would attach: memory by descriptor, interrupts by eventfd. */
-  async #prepare(
-    device: VfioUserClient,
-    signal: () => void,
-  ): Promise<EnginePlace & { readonly device: VfioUserClient }> {
-    await new Registers(device, CONFIG_REGION).update16(COMMAND, MEMORY_AND_MASTER);
-    const { bytes: memory } = await device.dmaAlloc({ iova: BigInt(IOVA), size: ENGINE_MEMORY });
-    const triggers = Array.from({ length: ENGINE_VECTOR + 1 }, (_, vector) =>
-      vector === ENGINE_VECTOR ? callbackTrigger(signal) : null,
-    );
-    const count = triggers.length;
-    await device.setIrqs({ flags: DATA_EVENTFD_ACTION_TRIGGER, index: MSIX, start: 0, count, triggers });
-    return { device, memory };
-  }
-
   /** What `vfio migrate --json` does and prints. */
   async #migrate(): Promise<MigrateResult> {
     let printed = '';
@@ -171,7 +139,4 @@ export class MigrationDemo {
   }
 }
 
-const unmoved = (): Promise<never> => Promise.reject(new Error('the device refuses its user'));
-
-const disposable = (place: EnginePlace & { readonly device: VfioUserClient }) =>
-  Object.assign(place, { [Symbol.asyncDispose]: () => place.device.close() });
+const unmoved = (refusal: unknown): Promise<never> => Promise.reject(refusal);
