@@ -30,7 +30,8 @@ export function mlx5VfioPciDriver(options: Mlx5VfioPciOptions = {}): PciDriver {
 
     async probe(fn, _id, bus) {
       const support = await findSupport(bus, fn);
-      if (support.missing !== undefined) log(bus, fn, `no migration: ${support.missing}`);
+      // What is a VFIO device already may migrate itself, as the kernel's own driver does: told when it is opened.
+      if (support.missing !== undefined && fn.base.kind === 'raw') log(bus, fn, `no migration: ${support.missing}`);
       await vfioPciCoreProbe(bus, fn, { ops: mlx5Ops(support), ...options });
       if (support.migration !== undefined)
         unwatch.set(

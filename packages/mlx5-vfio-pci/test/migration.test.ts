@@ -47,6 +47,29 @@ describe('whether a function can be migrated', () => {
   });
 });
 
+describe('what the firmware can beyond that', () => {
+  test('without chunks a large state goes in one image', async () => {
+    const { open, commands } = await machine({ connectx: { vfMemory: 0x1400000, without: ['migration_in_chunks'] } });
+    const vf = await open(0);
+    for (let page = 0; page < 0x1400; page++) vf.model.memory.write(page * PAGE, new Uint8Array(PAGE).fill(page));
+    const saving = await stream(vf, STATE.STOP_COPY);
+    expect((await drain(saving, 0x100000)).length).toBeGreaterThan(0x1400000);
+    expect(commands.filter(({ opcode }) => opcode === OP.SAVE)).toHaveLength(1);
+  });
+
+  test('without its state nobody hears that a pre-copy begins anew, and what comes is dirty', async () => {
+    const { open } = await machine({ connectx: { without: ['migration_state'] } });
+    const vf = await open(0);
+    vf.start();
+    await vf.store(1, 1);
+    await vf.device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 });
+    const saving = await stream(vf, STATE.PRE_COPY);
+    await drain(saving);
+    vf.model.migration.startAnew();
+    expect(await saving.precopyInfo()).toMatchObject({ flags: 0, initialBytes: 0n });
+  });
+});
+
 describe('arcs', () => {
   test('each is the command that the firmware wants, SUSPEND and RESUME with numbers of their own', async () => {
     const made = await machine();
@@ -479,12 +502,26 @@ describe('the physical function', () => {
   });
 
   test('has one owner', async () => {
-    const { host, pf } = await machine();
+    const { host, pf, open } = await machine();
     const { OpsRegistry, PciBus } = await import('@vfio/core');
     const { mlx5CoreDriver } = await import('../src/hca/index.js');
     const other = new PciBus(host, { ops: new OpsRegistry() });
     await other.register(mlx5CoreDriver());
-    await expect(other.bindOverride(pf, 'mlx5_core')).rejects.toMatchObject({ errno: 'EBUSY' });
+    await expect(other.bindOverride(pf, 'mlx5_core')).rejects.toMatchObject({
+      errno: 'EBUSY',
+      message: expect.stringContaining('mlx5_core on another bus of this process has the function'),
+    });
     await other.close();
+    // The first is none the worse for it.
+    const vf = await open(0);
+    await vf.set(STATE.STOP);
+  });
+
+  test('is taken only by whom it is given to: no driver of ours looks for one', async () => {
+    const { bus, pf, vf } = await machine({ boot: false });
+    await bus.probe(pf);
+    expect(bus.driverOf(pf)).toBeUndefined();
+    await bus.probe(vf(0));
+    expect(bus.driverOf(vf(0))).toBeUndefined();
   });
 });

@@ -66,6 +66,8 @@ export class VfioPciCoreDevice implements VfioDeviceProvider {
   /** Why a device whose driver could migrate it cannot be: a condition that is missing. Said where migration is asked for. */
   whyNotMigratable: string | undefined = undefined;
   logOps: VfioLogOps<VfioPciCoreDevice> | undefined = undefined;
+  /** The base migrates itself (the kernel's own variant driver below): then the driver does not. Known while it is open. */
+  baseMigrates = false;
   /** The user understands VFIO_PRECOPY_INFO_REINIT (feature 12); until the last close. */
   precopyInfoV2 = false;
   /** Features that the driver or an extension adds, by number. Set in `init`. */

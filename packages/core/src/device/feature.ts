@@ -18,6 +18,7 @@ import {
   VFIO_DEVICE_FEATURE_PCI_VF_TOKEN,
   VFIO_DEVICE_FEATURE_SET,
   VFIO_MIGRATION_PRE_COPY,
+  type VfioError,
 } from '@vfio/uapi';
 import type { VfioPciCoreDevice } from './core-device.js';
 import { setDirtyBits } from './dirty-log.js';
@@ -86,6 +87,7 @@ export function driverFeature(
   const index = request.flags & VFIO_DEVICE_FEATURE_MASK;
   const added = dev.features.get(index);
   if (added !== undefined) return { result: added(dev, request) };
+  if (dev.baseMigrates && isMigrationFeature(index)) return undefined;
   switch (index) {
     case VFIO_DEVICE_FEATURE_MIGRATION:
     case VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
@@ -103,6 +105,27 @@ export function driverFeature(
   }
 }
 
+const MIGRATION_FEATURES: readonly number[] = [
+  VFIO_DEVICE_FEATURE_MIGRATION,
+  VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
+  VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
+  VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
+];
+
+/** Whether a feature is of migration or of the log that goes with it: whoever does the one does the other. */
+export function isMigrationFeature(index: number): boolean {
+  return MIGRATION_FEATURES.includes(index);
+}
+
+/** Why a device cannot be migrated (ENOTTY). */
+export function notMigratable(dev: VfioPciCoreDevice): VfioError {
+  const why = dev.whyNotMigratable ?? 'its driver has no migration ops';
+  return dev.error('ENOTTY', 'MIGRATION', `the device cannot be migrated: ${why}`);
+}
+
 /** {@link driverFeature} on a raw base, where nobody else could have migration or logging. @throws ENOTTY, EINVAL */
 function optionalFeature(
   dev: VfioPciCoreDevice,
@@ -116,11 +139,7 @@ function optionalFeature(
     case VFIO_DEVICE_FEATURE_MIGRATION:
     case VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
     case VFIO_DEVICE_FEATURE_MIG_DATA_SIZE:
-      throw dev.error(
-        'ENOTTY',
-        'MIGRATION',
-        `the device cannot be migrated: ${dev.whyNotMigratable ?? 'its driver has no migration ops'}`,
-      );
+      throw notMigratable(dev);
     case VFIO_DEVICE_FEATURE_DMA_LOGGING_START:
     case VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP:
     case VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT:

@@ -1,9 +1,16 @@
-import { VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_NUM_REGIONS } from '@vfio/uapi';
+import {
+  isVfioError,
+  VFIO_DEVICE_FEATURE_GET,
+  VFIO_DEVICE_FEATURE_MASK,
+  VFIO_DEVICE_FEATURE_MIGRATION,
+  VFIO_PCI_CONFIG_REGION_INDEX,
+  VFIO_PCI_NUM_REGIONS,
+} from '@vfio/uapi';
 import { ConfigResetWatch } from './config-reset-watch.js';
 import type { VfioPciCoreDevice } from './core-device.js';
 import { devRegionAt, mmapDevRegion, releaseRegions } from './dev-region.js';
 import type { DmaMapRequest } from './dma-space.js';
-import { driverFeature } from './feature.js';
+import { driverFeature, notMigratable } from './feature.js';
 import { vfioCheckFeatureFlags } from './feature-check.js';
 import { deviceCaps, devRegionInfo } from './info-ops.js';
 import { chain, type MaybePromise } from './maybe-promise.js';
@@ -21,6 +28,14 @@ export function vfioBaseOps(base: VfioDeviceOps): VfioDeviceOps {
     ...base,
     async openDevice(dev) {
       await base.openDevice(dev);
+      try {
+        dev.baseMigrates = await migrates(base, dev);
+      } catch (error) {
+        await base.closeDevice(dev);
+        throw error;
+      }
+      if (dev.baseMigrates && dev.migrationOps !== undefined)
+        dev.warn('the device below migrates itself; its migration is used, not that of this driver');
       // The base may add regions of its own at open.
       dev.baseRegions = Math.max(base.getInfo(dev).numRegions, VFIO_PCI_NUM_REGIONS);
       watches.set(
@@ -32,6 +47,7 @@ export function vfioBaseOps(base: VfioDeviceOps): VfioDeviceOps {
       watches.delete(dev);
       releaseRegions(dev, dev.lastingRegions);
       await base.closeDevice(dev);
+      dev.baseMigrates = false;
       dev.baseRegions = VFIO_PCI_NUM_REGIONS;
     },
     getInfo(dev) {
@@ -68,7 +84,12 @@ export function vfioBaseOps(base: VfioDeviceOps): VfioDeviceOps {
     deviceFeature(dev, request) {
       vfioCheckFeatureFlags(dev, request.flags);
       const own = driverFeature(dev, request);
-      return own === undefined ? base.deviceFeature(dev, request) : own.result;
+      if (own !== undefined) return own.result;
+      const index = request.flags & VFIO_DEVICE_FEATURE_MASK;
+      // The base cannot know what this driver misses.
+      if (index === VFIO_DEVICE_FEATURE_MIGRATION && !dev.baseMigrates && dev.whyNotMigratable !== undefined)
+        throw notMigratable(dev);
+      return base.deviceFeature(dev, request);
     },
     dmaMap(dev, request) {
       const [forBase, forSpace] = shareMapping(request);
@@ -88,6 +109,18 @@ export function vfioBaseOps(base: VfioDeviceOps): VfioDeviceOps {
     },
     dmaUnmap: (dev, iova, size) => chain(dev.dmaSpace.unmap(iova, size), () => base.dmaUnmap(dev, iova, size)),
   };
+}
+
+/** Whether the base has the feature of migration. */
+async function migrates(base: VfioDeviceOps, dev: VfioPciCoreDevice): Promise<boolean> {
+  try {
+    await base.deviceFeature(dev, { flags: VFIO_DEVICE_FEATURE_MIGRATION | VFIO_DEVICE_FEATURE_GET });
+    return true;
+  } catch (error) {
+    // ENOTTY; EINVAL of kernels before 7.3 for a driver without features.
+    if (isVfioError(error) && (error.errno === 'ENOTTY' || error.errno === 'EINVAL')) return false;
+    throw error;
+  }
 }
 
 /** Apart from `write`: a function that holds a closure makes a context for it at each call. */

@@ -390,6 +390,36 @@ describe('core over core', () => {
     expect(await errnoOfAsync(() => upper.open()), 'not remembered').toBe('EACCES');
   });
 
+  test('leaves migration to the device below where that migrates, and says so; logging goes with it', async () => {
+    const [above, below] = [new ToyMigration(7), new ToyMigration(3)];
+    const { device, warnings } = await stacked(OPTIONS(), above.factory, below.factory);
+    expect(warnings).toEqual([expect.stringContaining('migrates itself')]);
+    expect(await device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_MIGRATION | GET })).toEqual({ flags: 3 });
+    await device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | SET, value: { state: STATE.STOP } });
+    expect([above.arcs, below.arcs]).toEqual([[], ['2>5', '5>1']]);
+    await device.reset();
+    expect(await device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | GET })).toEqual({
+      state: STATE.RUNNING,
+    });
+    await device.close();
+  });
+
+  test('tells which condition its own driver misses where nobody migrates', async () => {
+    const { device, warnings } = await stacked(OPTIONS(), (core) => ({
+      ...core,
+      name: 'picky',
+      init(dev) {
+        core.init(dev);
+        dev.whyNotMigratable = 'the moon is full';
+      },
+    }));
+    const ask = () => device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_MIGRATION | GET });
+    expect(errnoOf(ask)).toBe('ENOTTY');
+    expect(ask).toThrow(/the moon is full/);
+    expect(warnings).toEqual([]);
+    await device.close();
+  });
+
   test('has no hardware for a driver that looks for it', async () => {
     const { upper, device } = await stacked();
     expect(errnoOf(() => upper.raw)).toBe('EINVAL');
