@@ -133,7 +133,8 @@ describe('what is announced', () => {
     const manager = (await parent.identify(1)).data;
     const v = new DataView(manager.buffer, manager.byteOffset);
     expect([v.getUint16(256, true), manager[76], v.getUint16(78, true)]).toEqual([0x0802, 2, 0]);
-    expect([v.getUint16(570, true), manager[574], manager[575], manager[576]]).toEqual([16, 0, 9, 1]);
+    expect([v.getUint16(570, true), manager[574], manager[575], manager[576]]).toEqual([16, 0, 9, 3]);
+    expect([578, 580, 582, 584, 586].map((at) => v.getUint16(at, true))).toEqual([4, 4, 1, 4, 0]);
     await guest.enable();
     const managed = (await guest.identify(1)).data;
     const m = new DataView(managed.buffer, managed.byteOffset);
@@ -160,16 +161,13 @@ describe('what is announced', () => {
     expect(data.subarray(4, 20).some((byte) => byte !== 0)).toBe(true);
   });
 
-  test.each([MIGRATION.MIGRATION_SEND, MIGRATION.MIGRATION_RECEIVE, MIGRATION.TRACK_SEND, MIGRATION.TRACK_RECEIVE])(
-    'a controller that is managed knows no command %i',
-    async (opcode) => {
-      const { guest } = await subsystem();
-      await guest.enable();
-      expect((await guest.admin({ opcode, dwords: { 11: 2 } })).status).toBe(code(STATUS.INVALID_OPCODE));
-      for (const cns of [0x15, 0x20])
-        expect((await guest.identify(cns)).completion.status).toBe(code(STATUS.INVALID_FIELD));
-    },
-  );
+  test.each(Object.values(MIGRATION))('a controller that is managed knows no command %i', async (opcode) => {
+    const { guest } = await subsystem();
+    await guest.enable();
+    expect((await guest.admin({ opcode, dwords: { 11: 2 } })).status).toBe(code(STATUS.INVALID_OPCODE));
+    for (const cns of [0x15, 0x20])
+      expect((await guest.identify(cns)).completion.status).toBe(code(STATUS.INVALID_FIELD));
+  });
 });
 
 describe('suspend and resume', () => {
@@ -575,5 +573,151 @@ describe('host memory that a controller writes', () => {
     await parent.disable();
     await parent.enable();
     expect((await report(1)).completion.status).toBe(code(STATUS.INVALID_CONTROLLER_ID));
+  });
+});
+
+describe('user data that a controller changes', () => {
+  /** A data queue for controller 1, and what stands in it. */
+  async function queue(entries = 8, made?: Awaited<ReturnType<typeof subsystem>>) {
+    const all = made ?? (await subsystem());
+    const { parent, guest } = all;
+    await guest.start();
+    const page = parent.allocate();
+    const create = (dwords: Partial<Record<number, number>> = {}, prp1 = page) =>
+      parent.admin({
+        opcode: MIGRATION.CONTROLLER_DATA_QUEUE,
+        prp1,
+        dwords: { 10: 0, 11: 1 | (1 << 16), 12: 8 * entries, ...(dwords as Record<number, number>) },
+      });
+    const log = (id: number, isStart: boolean) =>
+      parent.admin({ opcode: MIGRATION.TRACK_SEND, dwords: { 10: (isStart ? 1 : 0) << 16, 11: id } });
+    /** Entries as namespace, first block, blocks, phase, place in the sequence, deallocated, what they tell of. */
+    const seen = (count: number, from = 0) =>
+      Array.from({ length: count }, (_, n) => {
+        const bytes = parent.bytes(page + 32 * ((from + n) % entries), 32).slice();
+        const v = new DataView(bytes.buffer);
+        const last = bytes[31] ?? 0;
+        return [
+          v.getUint32(0, true),
+          Number(v.getBigUint64(8, true)),
+          v.getUint32(4, true) + 1,
+          last & 1,
+          (last >> 1) & 7,
+          (last >> 5) & 1,
+          last >> 6,
+        ];
+      });
+    const consume = (id: number, head: number) =>
+      parent.admin({ opcode: ADMIN.SET_FEATURES, dwords: { 10: 0x21, 11: id, 12: head } });
+    return { ...all, create, log, seen, consume };
+  }
+
+  test('is told in a queue: what was written, what was deallocated, that all is other, that logging has ended', async () => {
+    const { create, log, seen, guest } = await queue();
+    const { status, result: id } = await create();
+    expect([status, id]).toEqual([0, 1]);
+    await guest.write(5, pattern(PAGE, 1));
+    expect((await log(id, true)).status).toBe(0);
+    await guest.write(8, pattern(PAGE, 1));
+    await guest.io({ opcode: 0x08, dwords: { 10: 64, 12: 3 } });
+    await guest.admin({ opcode: ADMIN.FORMAT_NVM, nsid: 1, dwords: { 10: 0 } });
+    await log(id, false);
+    await guest.write(16, pattern(PAGE, 1));
+    expect(seen(5)).toEqual([
+      [1, 8, 8, 1, 1, 0, 0],
+      [1, 64, 4, 1, 0, 1, 0],
+      [1, 0, 1, 1, 0, 0, 1],
+      [0, 0, 1, 1, 2, 0, 2],
+      [0, 0, 1, 0, 0, 0, 0],
+    ]);
+  });
+
+  test('its last entry comes before a suspension has ended, and the first one after it says so', async () => {
+    const { create, log, seen, guest, suspend, resume } = await queue();
+    const { result: id } = await create();
+    await log(id, true);
+    await guest.write(0, pattern(PAGE, 1));
+    await suspend(1);
+    expect(seen(3).map(([, , , phase, sequence]) => [phase, sequence])).toEqual([
+      [1, 1],
+      [1, 3],
+      [0, 0],
+    ]);
+    await resume(1);
+    await guest.write(0, pattern(PAGE, 1));
+    expect(seen(1, 2)[0]?.[4]).toBe(1);
+  });
+
+  test('a suspension deletes the queue where it is told to', async () => {
+    const { create, log, send } = await queue();
+    const { result: id } = await create();
+    await log(id, true);
+    expect((await send(0, (1 | (1 << 16) | (1 << 31)) >>> 0)).status).toBe(0);
+    expect((await log(id, false)).status).toBe(code(STATUS.INVALID_CONTROLLER_DATA_QUEUE));
+  });
+
+  test('wraps around with the other phase, as far as the host has consumed', async () => {
+    const { create, log, seen, guest, consume, parent } = await queue(4);
+    const { result: id } = await create();
+    await log(id, true);
+    for (let n = 0; n < 10; n++) {
+      await guest.write(8 * n, pattern(PAGE, n));
+      expect(seen(1, n)[0]?.slice(1, 4)).toEqual([8 * n, 8, Math.floor(n / 4) % 2 === 0 ? 1 : 0]);
+      expect((await consume(id, (n + 1) % 4)).status).toBe(0);
+    }
+    const data = parent.allocate();
+    await parent.admin({ opcode: ADMIN.GET_FEATURES, prp1: data, dwords: { 10: 0x21, 11: id } });
+    expect(parent.bytes(data, 4)[0]).toBe(2);
+  });
+
+  test('that has no room ends the log, with an entry that says so', async () => {
+    const { create, log, seen, guest } = await queue(4);
+    const { result: id } = await create();
+    await log(id, true);
+    for (let n = 0; n < 5; n++) await guest.write(8 * n, pattern(PAGE, n));
+    expect(seen(4).map(([, start, , phase, sequence]) => [start, phase, sequence])).toEqual([
+      [0, 1, 1],
+      [8, 1, 0],
+      [16, 1, 7],
+      [0, 0, 0],
+    ]);
+  });
+
+  test.each<[string, Partial<Record<number, number>>, number]>([
+    ['of another type', { 10: 1 << 16 }, STATUS.INVALID_FIELD],
+    ['in pieces', { 11: 1 << 16 }, STATUS.INVALID_FIELD],
+    ['of another operation', { 10: 2 }, STATUS.INVALID_FIELD],
+    ['of half an entry', { 12: 12 }, STATUS.INVALID_FIELD],
+    ['of one entry', { 12: 8 }, STATUS.INVALID_FIELD],
+    ['of nothing', { 12: 0 }, STATUS.INVALID_FIELD],
+    ['for a controller that there is not', { 11: 1 | (9 << 16) }, STATUS.INVALID_CONTROLLER_ID],
+    ['for the one that manages', { 11: 1 }, STATUS.INVALID_CONTROLLER_ID],
+  ])('has no queue %s', async (_what, dwords, status) => {
+    const { create } = await queue();
+    expect((await create(dwords)).status).toBe(code(status));
+  });
+
+  test('has one queue for each controller, at a page', async () => {
+    const { create, parent } = await queue();
+    expect((await create({}, parent.allocate() + 64)).status).toBe(code(STATUS.PRP_OFFSET_INVALID));
+    expect((await create()).status).toBe(0);
+    expect((await create()).status).toBe(code(STATUS.INVALID_FIELD));
+  });
+
+  test('is not logged twice, nor begun while the controller is suspended, nor in a queue that there is not', async () => {
+    const { create, log, consume, suspend, parent } = await queue();
+    const { result: id } = await create();
+    const unknown = code(STATUS.INVALID_CONTROLLER_DATA_QUEUE);
+    expect((await log(7, true)).status).toBe(unknown);
+    expect((await consume(7, 0)).status).toBe(unknown);
+    // Nothing was posted that could have been consumed; and no events are sent.
+    expect((await consume(id, 1)).status).toBe(code(STATUS.INVALID_FIELD));
+    expect((await consume((id | 0x80000000) >>> 0, 0)).status).toBe(code(STATUS.INVALID_FIELD));
+    expect((await log(id, true)).status).toBe(0);
+    expect((await log(id, true)).status).toBe(unknown);
+    await suspend(1);
+    expect((await log(id, false)).status).toBe(code(STATUS.CONTROLLER_SUSPENDED));
+    const remove = { opcode: MIGRATION.CONTROLLER_DATA_QUEUE, dwords: { 10: 1, 11: id } };
+    expect([(await parent.admin(remove)).status, (await parent.admin(remove)).status]).toEqual([0, unknown]);
   });
 });

@@ -1,5 +1,6 @@
 import type { NvmeCommand } from './command.js';
-import { ADMIN, CNS, EVENT, LOG, NSID_ALL } from './constants.js';
+import { ADMIN, CNS, EVENT, FEATURE, LOG, NSID_ALL } from './constants.js';
+import type { DataQueues } from './data-queues.js';
 import type { AsyncEvents } from './events.js';
 import type { NvmeFeatures } from './features.js';
 import type { NvmeHealth } from './health.js';
@@ -38,6 +39,8 @@ export interface AdminHost {
   readonly vectors: number;
   readonly criticalWarning: number;
   readonly powerOnHours: number;
+  /** All blocks of a namespace are other ones now. */
+  formatted(nsid: number): void;
   /** Where the controller manages the migration of others. */
   readonly manager: MigrationManager | undefined;
   /** The status for a namespace id that no namespace has. */
@@ -75,9 +78,9 @@ export class AdminCommands {
       case ADMIN.ABORT:
         return this.#abort(command);
       case ADMIN.SET_FEATURES:
-        return this.#host.features.set(command);
+        return this.#dataQueues(command)?.setHead(command) ?? this.#host.features.set(command);
       case ADMIN.GET_FEATURES:
-        return this.#host.features.get(command);
+        return this.#getDataQueue(command) ?? this.#host.features.get(command);
       case ADMIN.ASYNC_EVENT:
         return this.#host.events.hold(command) ? HELD : STATUS.ASYNC_EVENT_LIMIT;
       case ADMIN.FORMAT_NVM:
@@ -85,6 +88,22 @@ export class AdminCommands {
       default:
         return this.#host.manager?.execute(command) ?? command.fail(STATUS.INVALID_OPCODE, 0);
     }
+  }
+
+  /** Where a command is about the feature of the data queues, and the controller has any. */
+  #dataQueues(command: NvmeCommand): DataQueues | undefined {
+    const isMeant = (command.dword(10) & 0xff) === FEATURE.CONTROLLER_DATA_QUEUE;
+    return isMeant ? this.#host.manager?.dataQueues : undefined;
+  }
+
+  #getDataQueue(command: NvmeCommand): number | Promise<number> | undefined {
+    const queues = this.#dataQueues(command);
+    if (queues === undefined) return undefined;
+    const head = queues.headOf(command);
+    if (head === undefined) return command.fail(STATUS.INVALID_CONTROLLER_DATA_QUEUE, 44);
+    const data = new Uint8Array(512);
+    new DataView(data.buffer).setUint32(0, head, true);
+    return this.#reply(command, data);
   }
 
   #createCq(command: NvmeCommand): number {
@@ -178,6 +197,10 @@ export class AdminCommands {
       case CNS.NAMESPACE_DESCRIPTORS:
         if (namespace === undefined) return command.fail(this.#host.missing(nsid), 4);
         return this.#reply(command, identifyDescriptors(namespace));
+      case CNS.COMMAND_SET_CONTROLLER:
+        // Nothing but zeros: entries of data queues are of type 0 (LBAMQF; NVM Command Set 1.1, figure 120).
+        if (manager === undefined || command.dword(11) >>> 24 !== 0) return command.fail(STATUS.INVALID_FIELD, 40);
+        return this.#reply(command, new Uint8Array(IDENTIFY_SIZE));
       case CNS.SECONDARY_CONTROLLERS:
         if (manager === undefined) return command.fail(STATUS.INVALID_FIELD, 40);
         return this.#reply(command, manager.secondaries(command.dword(10) >>> 16));
@@ -263,7 +286,10 @@ export class AdminCommands {
     if (LBA_FORMATS[format] === undefined || (dword10 & 0x1f0) !== 0) return command.fail(STATUS.INVALID_FORMAT, 40);
     if (((dword10 >>> 9) & 7) > 1) return command.fail(STATUS.INVALID_FIELD, 41);
     try {
-      for (const namespace of targets) namespace.reformat(format);
+      for (const namespace of targets) {
+        namespace.reformat(format);
+        this.#host.formatted(namespace.nsid);
+      }
     } catch {
       return STATUS.INTERNAL_ERROR;
     }

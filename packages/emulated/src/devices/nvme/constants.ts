@@ -72,6 +72,7 @@ export const MIGRATION_ADMIN = {
   TRACK_RECEIVE: 0x3e,
   MIGRATION_SEND: 0x41,
   MIGRATION_RECEIVE: 0x42,
+  CONTROLLER_DATA_QUEUE: 0x45,
 } as const;
 
 /** NVM command set opcodes (figure 365). */
@@ -97,6 +98,8 @@ export const FEATURE = {
   INTERRUPT_VECTOR: 0x09,
   WRITE_ATOMICITY: 0x0a,
   ASYNC_EVENT: 0x0b,
+  /** Of a controller that manages migration (Base 2.1, 5.1.25.1.23). */
+  CONTROLLER_DATA_QUEUE: 0x21,
 } as const;
 
 /** Log page identifiers (figure 191). */
@@ -114,6 +117,7 @@ export const CNS = {
   CONTROLLER: 0x01,
   ACTIVE_NAMESPACES: 0x02,
   NAMESPACE_DESCRIPTORS: 0x03,
+  COMMAND_SET_CONTROLLER: 0x06,
   SECONDARY_CONTROLLERS: 0x15,
   /** Base 2.1, 5.1.13.2.21; its section 8.1.12 says 21h, the list of values and later revisions say 20h. */
   CONTROLLER_STATE_FORMATS: 0x20,

@@ -321,6 +321,14 @@ export class NvmeController
     this.health.save();
   }
 
+  changed(nsid: number, start: number, blocks: number, isDeallocated: boolean): void {
+    this.#primary?.manager?.changed(this.controllerId, { nsid, range: { start, blocks, isDeallocated } });
+  }
+
+  formatted(nsid: number): void {
+    this.#primary?.manager?.changed(this.controllerId, { nsid });
+  }
+
   missing(nsid: number): number {
     return nsid >= 1 && nsid <= this.identity.namespaces ? STATUS.INVALID_FIELD : STATUS.INVALID_NAMESPACE;
   }

@@ -39,8 +39,14 @@ export const TRACKING = {
   /** Granularity as powers of two of 4 KiB: 4 KiB to 2 MiB. */
   MIN_GRANULARITY: 0,
   MAX_GRANULARITY: 9,
-  /** Host memory changes are tracked (THMCS); user data changes are not. */
-  ATTRIBUTES: 0x1,
+  /** Host memory changes are tracked (THMCS), user data changes too (TUDCS). */
+  ATTRIBUTES: 0x3,
+} as const;
+
+/** Limits of data queues (bytes 578 to 587). */
+export const QUEUE_LIMITS = {
+  /** MCUDMQ, MNSUDMQ, and as many pieces of memory: MCMR, NMCMR. */
+  QUEUES: 4,
 } as const;
 
 /** Identify Controller (figure 247). */
@@ -85,6 +91,10 @@ export function identifyController(id: ControllerIdentity): Uint8Array {
     view.setUint8(574, TRACKING.MIN_GRANULARITY);
     view.setUint8(575, TRACKING.MAX_GRANULARITY);
     view.setUint8(576, TRACKING.ATTRIBUTES); // TRATTR
+    view.setUint16(578, QUEUE_LIMITS.QUEUES, true); // MCUDMQ
+    view.setUint16(580, QUEUE_LIMITS.QUEUES, true); // MNSUDMQ
+    view.setUint16(582, 1, true); // MCMR: a queue is in one piece
+    view.setUint16(584, QUEUE_LIMITS.QUEUES, true); // NMCMR
   }
   ascii(bytes, 768, 256, id.subnqn, 0);
   view.setUint16(2048, 2500, true); // power state 0: 25 W

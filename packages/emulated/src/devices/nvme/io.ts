@@ -14,6 +14,8 @@ export interface IoHost {
   readonly maxTransfer: number;
   /** The status for a namespace id that no namespace has. */
   missing(nsid: number): number;
+  /** Blocks of a namespace are other ones now, or none. */
+  changed(nsid: number, start: number, blocks: number, isDeallocated: boolean): void;
 }
 
 const FUA = 0x40000000;
@@ -91,6 +93,7 @@ export class IoCommands {
       const { health } = this.#host;
       health.writeCommands += 1;
       health.blocksWritten += length / 512;
+      this.#host.changed(namespace.nsid, command.quad(40), length / 2 ** namespace.blockShift, false);
       if (!through && namespace.cache.enabled) return STATUS.SUCCESS;
       return this.#settle([namespace]);
     });
@@ -134,6 +137,7 @@ export class IoCommands {
     const at = command.quad(40) * 2 ** namespace.blockShift;
     const status = this.#media(command, STATUS.WRITE_FAULT, () => namespace.cache.discard(at, length));
     if (status !== STATUS.SUCCESS) return status;
+    this.#host.changed(namespace.nsid, command.quad(40), length / 2 ** namespace.blockShift, true);
     this.#host.health.writeCommands += 1;
     const through = (command.dword(12) & FUA) !== 0;
     return through || !namespace.cache.enabled ? this.#settle([namespace]) : STATUS.SUCCESS;
@@ -158,7 +162,11 @@ export class IoCommands {
       // The other attributes are hints that nothing here profits from.
       if (!deallocate) return STATUS.SUCCESS;
       return this.#media(command, STATUS.WRITE_FAULT, () => {
-        for (const [start, length] of ranges) if (length > 0) namespace.cache.discard(start, length);
+        for (const [start, length] of ranges) {
+          if (length === 0) continue;
+          namespace.cache.discard(start, length);
+          this.#host.changed(namespace.nsid, start / 2 ** blockShift, length / 2 ** blockShift, true);
+        }
       });
     });
   }

@@ -10,6 +10,7 @@ import {
   QUEUES_STATE_VERSION,
   VENDOR_STATE_UUID,
 } from './controller-state.js';
+import { type DataChange, type DataQueueHost, DataQueues } from './data-queues.js';
 import type { NvmeFeatures } from './features.js';
 import { IDENTIFY_SIZE, TRACKING } from './identify.js';
 import type { Migratable } from './migratable.js';
@@ -27,8 +28,7 @@ export interface ManagedController {
   readonly dma: TrackedDma;
 }
 
-export interface ManagerHost {
-  readonly controllerId: number;
+export interface ManagerHost extends DataQueueHost {
   readonly transfer: PrpTransfer;
   /** Most bytes of one transfer (MDTS). */
   readonly maxTransfer: number;
@@ -53,12 +53,14 @@ interface Incoming {
 /** Executes the commands by which a controller manages the migration of others (NVM Express Base 2.1, 8.1.12). */
 export class MigrationManager {
   readonly controllers = new Map<number, ManagedController>();
+  readonly dataQueues: DataQueues;
   readonly #host: ManagerHost;
   readonly #incoming = new Map<number, Incoming>();
   readonly #tracked = new Map<number, DirtyPages>();
 
   constructor(host: ManagerHost) {
     this.#host = host;
+    this.dataQueues = new DataQueues(host);
   }
 
   /** The status, or a promise of it; undefined: the command is another's. */
@@ -72,13 +74,20 @@ export class MigrationManager {
       case MIGRATION_ADMIN.MIGRATION_RECEIVE:
         return select === 0 ? this.#getState(command) : command.fail(STATUS.INVALID_FIELD, 40);
       case MIGRATION_ADMIN.TRACK_SEND:
-        // Operation 0 is of user data, which is not tracked (TRATTR).
+        if (select === 0) return this.dataQueues.track(command, (id) => this.#isSuspended(id));
         return select === 1 ? this.#trackMemory(command) : command.fail(STATUS.INVALID_FIELD, 40);
       case MIGRATION_ADMIN.TRACK_RECEIVE:
         return select === 0 ? this.#reportMemory(command) : command.fail(STATUS.INVALID_FIELD, 40);
+      case MIGRATION_ADMIN.CONTROLLER_DATA_QUEUE:
+        return this.dataQueues.execute(command, (id) => this.controllers.has(id));
       default:
         return undefined;
     }
+  }
+
+  /** A controller has changed data of a namespace. */
+  changed(controllerId: number, change: DataChange): void {
+    this.dataQueues.changed(controllerId, change);
   }
 
   /** Supported Controller State Formats (figure 329). */
@@ -116,12 +125,14 @@ export class MigrationManager {
   remove(controllerId: number): void {
     this.forget(controllerId);
     this.#untrack(controllerId);
+    this.dataQueues.remove(controllerId);
     this.controllers.delete(controllerId);
   }
 
   /** The manager itself was reset: nothing is tracked any more, and who was suspended goes on (5.1.17.1.1, 8.1.12). */
   reset(): void {
     this.#incoming.clear();
+    this.dataQueues.clear();
     for (const id of [...this.#tracked.keys()]) this.#untrack(id);
     for (const { migratable } of this.controllers.values()) if (migratable.isSuspended) migratable.resume();
   }
@@ -132,14 +143,20 @@ export class MigrationManager {
     const type = (command.dword(11) >>> 16) & 0xff;
     if (type === SUSPEND_TYPE.NOTIFICATION) return STATUS.SUCCESS;
     if (type !== SUSPEND_TYPE.SUSPEND) return command.fail(STATUS.INVALID_FIELD, 46);
-    const { migratable } = target;
+    return this.#suspendTarget(target, command.dword(11) >>> 31 === 1);
+  }
+
+  async #suspendTarget({ controllerId, migratable }: ManagedController, deletesQueue: boolean): Promise<number> {
     const wasSuspended = migratable.isSuspended;
-    return migratable.suspend().then((status) => {
-      if (!migratable.isSuspended) return STATUS.ABORT_REQUESTED;
+    const status = await migratable.suspend();
+    if (!migratable.isSuspended) return STATUS.ABORT_REQUESTED;
+    if (status !== STATUS.SUCCESS) {
       // Refused is not half done.
-      if (status !== STATUS.SUCCESS && !wasSuspended) migratable.resume();
+      if (!wasSuspended) migratable.resume();
       return status;
-    });
+    }
+    if (!wasSuspended || deletesQueue) await this.dataQueues.suspended(controllerId, deletesQueue);
+    return STATUS.SUCCESS;
   }
 
   #resume(command: NvmeCommand): number {
@@ -147,6 +164,7 @@ export class MigrationManager {
     if (target === undefined) return command.fail(STATUS.INVALID_CONTROLLER_ID, 44);
     if (!target.migratable.isSuspended) return command.fail(STATUS.CONTROLLER_NOT_SUSPENDED, 44);
     if (this.#incoming.has(target.controllerId)) return STATUS.COMMAND_SEQUENCE;
+    this.dataQueues.resumed(target.controllerId);
     target.migratable.resume();
     return STATUS.SUCCESS;
   }
@@ -334,6 +352,10 @@ export class MigrationManager {
     if (pages === undefined) return;
     this.#tracked.delete(controllerId);
     this.controllers.get(controllerId)?.dma.unobserve(pages);
+  }
+
+  #isSuspended(controllerId: number): boolean {
+    return this.controllers.get(controllerId)?.migratable.isSuspended === true;
   }
 
   /** The controller that a command is about; undefined: there is none, or it is the manager itself. */
