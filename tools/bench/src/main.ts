@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
 import { lookupTimes } from './alias-lookup.js';
+import { dirtyReport } from './dirty-report.js';
 import { type Measurement, Programs } from './programs.js';
 import { costs, type Measure, type Row, row, toText } from './report.js';
 
@@ -13,6 +14,9 @@ const REGISTER = 4;
 
 /** Accesses of the row that counts collections. */
 const ACCESSES = 1_000_000;
+
+/** Of the row that moves a device. */
+const STATE_BYTES = 2 ** 30;
 
 interface Options {
   readonly rounds: number;
@@ -119,6 +123,23 @@ try {
     await programs.end(client);
     await programs.end(process);
   }
+
+  const moves: { floor: number[]; ours: number[] } = { floor: [], ours: [] };
+  let grown = 0;
+  const byPipe = async () => moves.floor.push((await programs.pipe(STATE_BYTES)).seconds * 1000);
+  const byMove = async () => {
+    const { seconds, grownBytes } = await programs.move(STATE_BYTES);
+    moves.ours.push(seconds * 1000);
+    grown = Math.max(grown, grownBytes);
+  };
+  for (let round = 0; round < options.rounds; round++) {
+    for (const run of round % 2 === 0 ? [byPipe, byMove] : [byMove, byPipe]) await run();
+  }
+  // 0.7 of the floor's rate.
+  add(row('state of 1 GiB, from device to device in another process', 'ms', moves, { ratio: 1 / 0.7 }));
+  add(row('memory for that, at either end', 'MB', { ours: grown / 1e6 }, { value: 64 }));
+  const { ms, pages } = await dirtyReport();
+  add(row(`dirty report of 1 TiB in pages of 4 KiB, ${pages} written`, 'ms', { ours: ms }, { value: 1000 }));
 
   const lookups = lookupTimes(options.aliases);
   add(row(`alias lookup in ${lookups.lines} lines`, 'us', { ours: lookups.microseconds }, { value: 2 }));

@@ -35,7 +35,7 @@ export class Programs {
   readonly #children: ChildProcess[] = [];
 
   constructor() {
-    for (const name of ['client', 'floor']) {
+    for (const name of ['client', 'floor', 'pipe']) {
       const built = spawnSync(
         'gcc',
         ['-O2', '-Wall', '-Wextra', '-o', join(this.folder, name), join(sources, `${name}.c`)],
@@ -130,6 +130,45 @@ export class Programs {
     this.#children.splice(this.#children.indexOf(child), 1);
     if (code !== 0) throw new Error(`client ${mode} on ${socket} ended with ${code}`);
     return JSON.parse(output) as Record<string, Measurement>;
+  }
+
+  /** Runs a program to its end. @returns the JSON that it prints */
+  async run<T>(command: string, args: readonly string[]): Promise<T> {
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    this.#children.push(child);
+    let output = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      output += text;
+    });
+    const [code] = (await once(child, 'close')) as [number | null];
+    this.#children.splice(this.#children.indexOf(child), 1);
+    if (code !== 0) throw new Error(`${command} ${args.join(' ')} ended with ${code}`);
+    return JSON.parse(output) as T;
+  }
+
+  /** So many bytes from one process of C to another. */
+  pipe(bytes: number): Promise<{ readonly seconds: number }> {
+    return this.run(join(this.folder, 'pipe'), [String(bytes)]);
+  }
+
+  /** A device with so many bytes of state from one server of ours to another, each in a process. */
+  async move(bytes: number): Promise<{ readonly seconds: number; readonly grownBytes: number }> {
+    const meeting = this.socket('move');
+    const end = (...direction: string[]) =>
+      this.run<{ seconds: number; grownBytes: number }>(process.execPath, [
+        join(import.meta.dirname, 'move-end.js'),
+        meeting,
+        this.folder,
+        String(bytes),
+        ...direction,
+      ]);
+    const taken = end();
+    for (let n = 0; !existsSync(meeting); n++) {
+      if (n > 500) throw new Error('the destination does not wait within 10 s');
+      await sleep(20);
+    }
+    const [out, into] = await Promise.all([end('out'), taken]);
+    return { seconds: out.seconds, grownBytes: Math.max(out.grownBytes, into.grownBytes) };
   }
 
   socket(name: string): string {
