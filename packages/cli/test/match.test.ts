@@ -1,6 +1,8 @@
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { MatchReport } from '../src/commands/match.js';
-import { vfio } from './helpers/run.js';
+import { folder, ROOT, vfio } from './helpers/run.js';
 import { expectSchema } from './helpers/schema.js';
 
 async function match(...args: string[]): Promise<MatchReport & { code: number }> {
@@ -71,4 +73,27 @@ test('an address at which nothing is fails and names those that are there', asyn
   expect(code).toBe(1);
   expect(err).toMatch(/no function 0000:7f:00.0 on the emulated host; there are 0000:00:00.0, .*ENODEV/);
   expect(err).toMatch(/^try: `vfio list`/m);
+});
+
+test('a driver that is not installed and would match better is named with its package', async () => {
+  const report = await match('0000:04:00.0');
+  expect(report).toMatchObject({
+    winner: 'vfio-pci',
+    better: { driver: 'mlx5_vfio_pci', package: '@vfio/mlx5-vfio-pci' },
+  });
+  const { out } = await vfio(['match', '0000:04:00.0']);
+  expect(out).toContain('mlx5_vfio_pci would match better: `npm install @vfio/mlx5-vfio-pci` brings it\n');
+});
+
+test('without the variant its function falls back to the generic driver, and the variant is named', async () => {
+  const cwd = join(folder, 'generic-only');
+  mkdirSync(join(cwd, 'node_modules/@vfio'), { recursive: true });
+  writeFileSync(join(cwd, 'package.json'), '{"name":"p","dependencies":{"@vfio/vfio-pci":"*"}}');
+  symlinkSync(join(ROOT, 'packages/vfio-pci'), join(cwd, 'node_modules/@vfio/vfio-pci'));
+  const { out } = await vfio(['match', '--json', '0000:01:00.0'], { cwd });
+  expect(JSON.parse(out)).toMatchObject({
+    winner: 'vfio-pci',
+    better: { driver: 'nvme_vfio_pci', package: '@vfio/nvme-vfio-pci' },
+  });
+  expect((await match('0000:01:00.0')).better).toBeNull();
 });

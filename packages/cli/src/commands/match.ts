@@ -1,13 +1,16 @@
 import {
   type AliasCandidate,
+  type AliasCondition,
   type AliasExplanation,
   type PciFunction,
   type PciIdentity,
+  PLATFORM_CONDITIONS,
   parseModalias,
   parsePciIds,
   VfioError,
 } from '@vfio/core';
 import type { Io } from '../io.js';
+import { betterDriver } from '../known-drivers.js';
 import { paint, printJson, printTable } from '../output.js';
 import { findFunction, isAddress, type LinuxSession, type Session } from '../session.js';
 
@@ -25,6 +28,8 @@ export interface MatchReport {
   /** Why no driver can take the function whatever matches; null where one can. */
   readonly refused: string | null;
   readonly candidates: readonly MatchedCandidate[];
+  /** A driver that is not installed and would take the function if it were; null where the best one is installed. */
+  readonly better: { readonly driver: string; readonly package: string } | null;
   /** The same for the kernel's own VFIO drivers, named by their modules; null where the host is none with a kernel. */
   readonly kernel: { readonly winner: string | null; readonly candidates: readonly MatchedCandidate[] } | null;
 }
@@ -41,6 +46,7 @@ const ANY = 0xffffffff;
 interface Asked {
   readonly fn?: PciFunction;
   readonly explanation: AliasExplanation;
+  readonly better: { readonly driver: string; readonly package: string } | null;
   /** What the kernel's index says. */
   readonly kernel?: AliasExplanation;
 }
@@ -52,10 +58,19 @@ function explain(session: Session | LinuxSession, what: string, all: boolean): A
   const ofKernel = (id: PciIdentity) => ('modules' in session ? { kernel: session.modules.explain(id, options) } : {});
   if (isAddress(what)) {
     const fn = findFunction(host, what);
-    return { fn, explanation: drivers.explain(fn, options), ...ofKernel(fn) };
+    const holds = (name: string): boolean =>
+      Object.hasOwn(PLATFORM_CONDITIONS, name) && PLATFORM_CONDITIONS[name]?.(fn) === true;
+    return { fn, explanation: drivers.explain(fn, options), better: better(session, fn, holds), ...ofKernel(fn) };
   }
   const id = parseIdentity(what);
-  return { explanation: drivers.index.explain(id, options), ...ofKernel(id) };
+  // Of ids alone nothing is known that a driver may require.
+  const none = () => false;
+  return { explanation: drivers.index.explain(id, options), better: better(session, id, none), ...ofKernel(id) };
+}
+
+function better({ drivers }: Session | LinuxSession, id: PciIdentity, holds: AliasCondition): Asked['better'] {
+  const found = betterDriver(id, holds, drivers);
+  return found === undefined ? null : { driver: found.name, package: found.package };
 }
 
 function parseIdentity(what: string): PciIdentity {
@@ -91,7 +106,7 @@ const matched = ({ winner, candidates }: AliasExplanation) => ({
 
 /** `vfio match`: every driver that could take a function, field by field, and why one wins. Returns whether one does. */
 export function match(session: Session | LinuxSession, what: string, options: MatchOptions, io: Io): boolean {
-  const { fn, explanation, kernel } = explain(session, what, options.all === true);
+  const { fn, explanation, better, kernel } = explain(session, what, options.all === true);
   const refused =
     fn === undefined || fn.headerType === 0 ? null : `${fn.address} is a bridge, and VFIO takes none whatever matches`;
   if (options.json === true) {
@@ -99,11 +114,13 @@ export function match(session: Session | LinuxSession, what: string, options: Ma
     printJson(io, {
       modalias,
       ...matched(explanation),
+      better,
       refused,
       kernel: kernel === undefined ? null : matched(kernel),
     } satisfies MatchReport);
   } else {
     printExplanation(explanation, io);
+    if (better !== null) io.out(`${better.driver} would match better: \`npm install ${better.package}\` brings it\n`);
     if (kernel !== undefined) printKernel(kernel, session, io);
     if (refused !== null) io.out(`${paint(io, 'yellow', 'but')} ${refused}\n`);
   }
