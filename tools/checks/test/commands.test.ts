@@ -45,8 +45,20 @@ const blocks = pages().flatMap(({ path, text }) =>
     .filter(({ language }) => language === 'sh')
     .map(({ code, line }) => ({ commands: commands(code), where: `${path}:${line}` })),
 );
-/** Those that are one after the other, with servers in the background. */
-const sessions = blocks.filter((block) => block.commands.some((command) => IN_BACKGROUND.test(command)));
+/** The pages that are gone through from their beginning to their end, servers in the background; elsewhere that is one block. */
+const WALKED = ['docs/guides/migrate.md', 'docs/guides/handover.md'];
+const walked = WALKED.map((page) => {
+  const parts = blocks.filter(({ where }) => where.startsWith(`${page}:`));
+  return { commands: parts.flatMap((part) => part.commands), where: page, parts };
+});
+/** Commands that are run one after the other, beside those that go on. */
+const sessions = [
+  ...walked,
+  ...blocks
+    .filter((block) => block.commands.some((command) => IN_BACKGROUND.test(command)))
+    .filter((block) => !walked.some(({ parts }) => parts.includes(block)))
+    .map((block) => ({ ...block, parts: [block] })),
+];
 const shown = blocks.flatMap(({ commands: all, where }) => all.map((command) => ({ command, where })));
 
 const work = mkdtempSync(join(tmpdir(), 'vfio-docs-'));
@@ -87,7 +99,7 @@ test('every command of a page is run, here or elsewhere', () => {
 });
 
 const alone = blocks
-  .filter((block) => !sessions.includes(block))
+  .filter((block) => !sessions.some(({ parts }) => parts.includes(block)))
   .flatMap(({ commands: all, where }) => all.map((command) => ({ command, where })));
 const here = [...new Map(alone.map((one) => [one.command, one])).values()].filter(({ command }) =>
   RUN_HERE.test(command),
@@ -124,16 +136,18 @@ test.each(sessions)(
             if (child.output.includes('SIGTERM ends it')) ready();
           });
         });
+        child.removeAllListeners('exit');
         continue;
       }
       const [code] = await once(child, 'close');
       expect({ command, code, output: child.output }).toMatchObject({ code: 0, output: expect.stringMatching(/\S/) });
     }
-    for (const server of servers) {
-      const closed = once(server, 'close');
-      server.removeAllListeners('exit');
+    // Who came last may use what was there before.
+    for (const server of servers.reverse()) {
+      // One whose device another server took has ended in order.
+      const closed = server.exitCode === null ? once(server, 'close') : [server.exitCode, server.signalCode];
       server.kill();
-      expect(await closed).toEqual([0, null]);
+      expect({ exit: await closed, output: server.output }).toMatchObject({ exit: [0, null] });
     }
   },
   60_000,
@@ -157,12 +171,18 @@ test('what the guide shows of `vfio serve` is what it prints', async () => {
 
 const cliPage = readFileSync(join(ROOT, 'docs/reference/cli.md'), 'utf8');
 const METHODS = ['info', 'state', 'metrics', 'trace'].map((method) => ['control', method]);
-const COMMANDS = [['list'], ['match'], ['info'], ['bind'], ['unbind'], ['doctor'], ['serve'], ...METHODS, ['demo']];
+const COMMANDS = [
+  ...['list', 'match', 'info', 'bind', 'unbind', 'doctor', 'serve', 'migrate', 'handover', 'demo'].map((name) => [
+    name,
+  ]),
+  ['demo', 'load'],
+  ...METHODS,
+];
 
 test.each([[[]], ...COMMANDS.map((words) => [words])])('the reference has every option of `vfio %s`', async (words) => {
   const child = start(`npx vfio ${words.join(' ')} --help`);
   await once(child, 'close');
-  const options = [...child.output.matchAll(/^ {2}(?:-\w, )?(--[\w-]+(?: <[\w.]+>)?)/gm)].map(([, option]) => option);
+  const options = [...child.output.matchAll(/^ {2}(?:-\w, )?(--[\w-]+(?: <[\w.=]+>)?)/gm)].map(([, option]) => option);
   expect(options.length).toBeGreaterThan(0);
   // By section, as far as it has some of its own.
   const section = words.length === 0 ? '## For all commands' : `## vfio ${words[0]}`;
