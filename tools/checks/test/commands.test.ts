@@ -125,11 +125,13 @@ test.each(here)(
 test.each(sessions)(
   '$where: commands beside a server',
   async ({ commands: all }) => {
-    const servers: ReturnType<typeof start>[] = [];
+    const running: ReturnType<typeof start>[] = [];
     for (const command of all) {
       const child = start(command.replace(IN_BACKGROUND, ''));
       if (IN_BACKGROUND.test(command)) {
-        servers.push(child);
+        // Ended in the order of this list: those who use a server before it.
+        if (command.startsWith('npx vfio serve')) running.push(child);
+        else running.unshift(child);
         await new Promise<void>((ready, failed) => {
           child.once('exit', () => failed(new Error(`${command} ended: ${child.output}`)));
           child.stdout?.on('data', () => {
@@ -142,12 +144,11 @@ test.each(sessions)(
       const [code] = await once(child, 'close');
       expect({ command, code, output: child.output }).toMatchObject({ code: 0, output: expect.stringMatching(/\S/) });
     }
-    // Who came last may use what was there before.
-    for (const server of servers.reverse()) {
+    for (const child of running) {
       // One whose device another server took has ended in order.
-      const closed = server.exitCode === null ? once(server, 'close') : [server.exitCode, server.signalCode];
-      server.kill();
-      expect({ exit: await closed, output: server.output }).toMatchObject({ exit: [0, null] });
+      const closed = child.exitCode === null ? once(child, 'close') : [child.exitCode, child.signalCode];
+      child.kill();
+      expect({ exit: await closed, output: child.output }).toMatchObject({ exit: [0, null] });
     }
   },
   60_000,
