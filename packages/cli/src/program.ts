@@ -244,7 +244,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .option('--trace <file>', 'append one decoded line for each message')
     .option('--control-path <path>', 'listen there for `vfio control` and other programs that manage this one')
     .addOption(new Option('--compat <mode>', 'how clients are answered').choices(COMPAT_MODES).default('auto'))
-    .option('--nvme-file <file>', 'keep the namespace of the first NVMe controller in a file')
+    .option('--nvme-file <file>', 'keep the namespace of the NVMe drive in a file')
     .option('--nvme-size <size>', 'its size where the file is new (default 1G)', size)
     .option('--json', 'one JSON document a line for each event')
     .action(async (addresses: string[], { nvmeFile, nvmeSize, socketPath = [], ...options }) => {

@@ -21,19 +21,24 @@ export const DEMO = {
   nic: '0000:04:00.0',
   /** A ConnectX physical function with 4 virtual functions, 0000:05:00.1 to 0000:05:00.4. */
   connectx: '0000:05:00.0',
+  /** An NVMe drive with 4 virtual functions, 0000:06:00.1 to 0000:06:00.4. */
+  nvmeSriov: '0000:06:00.0',
 } as const;
 
 /** What can be changed about the demo host. */
 export interface DemoHostOptions extends EmulatedPciHostOptions {
   /** The first NVMe controller. */
   readonly nvme?: NvmeOptions;
+  /** The drive with virtual functions. */
+  readonly nvmeSriov?: NvmeOptions;
 }
 
 const MIB = 0x100000;
 
 /**
  * The host that `vfio list`, `match`, `serve` and `demo` show: a display, edu, two NVMe controllers, an SR-IOV function,
- * a network function whose variant driver may not be there, and a ConnectX. See {@link DEMO} for the addresses.
+ * a network function whose variant driver may not be there, a ConnectX, and an NVMe drive with virtual functions. See {@link DEMO}
+ * for the addresses.
  */
 export function createDemoHost(options: DemoHostOptions = {}): EmulatedPciHost {
   const host = new EmulatedPciHost(options);
@@ -43,7 +48,7 @@ export function createDemoHost(options: DemoHostOptions = {}): EmulatedPciHost {
   });
   host.add({ address: DEMO.display, model: (ctx) => new BochsDisplay(ctx, { videoMemory: 4 * MIB }) });
   host.add({ address: DEMO.edu, model: (ctx) => new Edu(ctx) });
-  for (const bus of [1, 2, 3, 4, 5]) host.addRootPort({ address: `0000:00:1c.${bus - 1}`, secondaryBus: bus });
+  for (const bus of [1, 2, 3, 4, 5, 6]) host.addRootPort({ address: `0000:00:1c.${bus - 1}`, secondaryBus: bus });
   host.add({
     address: DEMO.nvme,
     model: (ctx) => new NvmeController(ctx, { namespaces: [{ size: 64 * MIB }], ...options.nvme }),
@@ -70,5 +75,10 @@ export function createDemoHost(options: DemoHostOptions = {}): EmulatedPciHost {
       }),
   });
   host.add({ address: DEMO.connectx, model: (ctx) => new ConnectX(ctx) });
+  host.add({
+    address: DEMO.nvmeSriov,
+    model: (ctx) =>
+      new NvmeController(ctx, { virtualFunctions: 4, namespaces: [{ size: 64 * MIB }], ...options.nvmeSriov }),
+  });
   return host;
 }

@@ -346,11 +346,13 @@ describe('the demo host', () => {
       '0000:00:1c.2 1b36:c 60400',
       '0000:00:1c.3 1b36:c 60400',
       '0000:00:1c.4 1b36:c 60400',
+      '0000:00:1c.5 1b36:c 60400',
       '0000:01:00.0 1b36:10 10802',
       '0000:02:00.0 1b36:10 10802',
       '0000:03:00.0 1234:11e9 ff00',
       '0000:04:00.0 15b3:101e 20000',
       '0000:05:00.0 15b3:1021 20700',
+      '0000:06:00.0 1b36:10 10802',
     ]);
     for (const address of Object.values(DEMO)) expect(host.find(address), address).toBeDefined();
     expect(host.find(DEMO.nvme)?.model).toBeInstanceOf(NvmeController);

@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
 import { lookupTimes } from './alias-lookup.js';
 import { dirtyReport } from './dirty-report.js';
+import { handovers } from './handover.js';
 import { type Measurement, Programs } from './programs.js';
 import { costs, type Measure, type Row, row, toText } from './report.js';
 
@@ -17,6 +18,9 @@ const ACCESSES = 1_000_000;
 
 /** Of the row that moves a device. */
 const STATE_BYTES = 2 ** 30;
+
+/** Handovers of which the longest wait counts. */
+const HANDOVERS = 10;
 
 interface Options {
   readonly rounds: number;
@@ -140,6 +144,10 @@ try {
   add(row('memory for that, at either end', 'MB', { ours: grown / 1e6 }, { value: 64 }));
   const { ms, pages } = await dirtyReport();
   add(row(`dirty report of 1 TiB in pages of 4 KiB, ${pages} written`, 'ms', { ours: ms }, { value: 1000 }));
+  // The worst of all: no guest may ever wait longer.
+  const { waits, pauses } = await handovers(programs.folder, HANDOVERS);
+  add(row('handover of an idle NVMe, longest wait', 'ms', { ours: Math.max(...waits) }, { value: 100 }));
+  add(row('handover of an idle NVMe, pause', 'ms', { ours: pauses }));
 
   const lookups = lookupTimes(options.aliases);
   add(row(`alias lookup in ${lookups.lines} lines`, 'us', { ours: lookups.microseconds }, { value: 2 }));

@@ -11,7 +11,7 @@ import { freshFolder } from './logs.js';
 
 /** What `vfio serve --json` prints, one a line. */
 export interface ServerEvent {
-  type: 'listening' | 'ready' | 'attached' | 'detached' | 'warning';
+  type: 'listening' | 'waiting' | 'ready' | 'attached' | 'detached' | 'warning';
   address?: string | null;
   driver?: string;
   ops?: string;
@@ -29,10 +29,14 @@ export interface DeviceServerOptions {
   driver?: string;
   /** Where the command is started: the nearest package.json says which drivers there are. Default: this package. */
   cwd?: string;
+  /** Words before `serve`: how the emulated host is set up. */
+  setup?: readonly string[];
   /** More words for `vfio serve`. */
   args?: readonly string[];
   /** The socket, for a server that takes the place of another. Default: one of its own. */
   socket?: string;
+  /** Waits for the client of a server that hands it over, and has its socket then. */
+  takesOver?: DeviceServer;
   /** Keeps a trace; VFIO_E2E_TRACE=1 keeps one of every server. */
   trace?: boolean;
 }
@@ -43,7 +47,7 @@ const START_MS = 60_000;
 const STOP_MS = 30_000;
 
 /** The program as a user runs it: built, and with the drivers that this package depends on. */
-const CLI = join(dirname(createRequire(import.meta.url).resolve('@vfio/cli/package.json')), 'dist/bin.js');
+export const CLI = join(dirname(createRequire(import.meta.url).resolve('@vfio/cli/package.json')), 'dist/bin.js');
 const PACKAGE = join(import.meta.dirname, '..');
 
 /** One `vfio serve` that serves one function of the emulated host. */
@@ -51,19 +55,34 @@ export class DeviceServer {
   /** Folder with events.log (what it printed), errors.log and, where one is kept, trace.log. */
   readonly logs: string;
   readonly socket: string;
+  /** The control socket. */
+  readonly control: string;
+  /** Where a server waits that takes another one's client over. */
+  readonly incoming: string;
   /** Every event so far, in order. */
   readonly events: ServerEvent[] = [];
   readonly #process: ChildProcess;
   readonly #exited: Promise<unknown>;
   readonly #changes = new EventEmitter();
-  readonly #work: string | undefined;
+  readonly #work: string;
 
   private constructor(logs: string, options: DeviceServerOptions) {
     this.logs = logs;
-    this.#work = options.socket === undefined ? mkdtempSync(join(tmpdir(), 'vfio-e2e-')) : undefined;
-    this.socket = options.socket ?? join(this.#work ?? '', 'device');
+    this.#work = mkdtempSync(join(tmpdir(), 'vfio-e2e-'));
+    this.socket = options.socket ?? options.takesOver?.socket ?? join(this.#work, 'device');
+    this.control = join(this.#work, 'control');
+    this.incoming = join(this.#work, 'incoming');
     this.#changes.setMaxListeners(0);
-    const argv = ['serve', options.address, '--socket-path', this.socket, '--json'];
+    const where = options.takesOver === undefined ? ['--socket-path', this.socket] : ['--incoming', this.incoming];
+    const argv = [
+      ...(options.setup ?? []),
+      'serve',
+      options.address,
+      ...where,
+      '--control-path',
+      this.control,
+      '--json',
+    ];
     if (options.driver !== undefined) argv.push('--driver', options.driver);
     if (options.trace === true || VFIO_E2E_TRACE) argv.push('--trace', join(logs, 'trace.log'));
     argv.push(...(options.args ?? []));
@@ -135,6 +154,12 @@ export class DeviceServer {
     return readFileSync(join(this.logs, 'trace.log'), 'utf8').trimEnd().split('\n');
   }
 
+  /** Resolves with its exit code when it has ended by itself. */
+  async ended(): Promise<number | null> {
+    await this.#exited;
+    return this.#process.exitCode;
+  }
+
   /** Asks it to end, as a service manager does, and gives its exit code. */
   async stop(): Promise<number | null> {
     this.#process.kill('SIGTERM');
@@ -163,6 +188,6 @@ export class DeviceServer {
   }
 
   #cleanUp(): void {
-    if (this.#work !== undefined) rmSync(this.#work, { recursive: true, force: true });
+    rmSync(this.#work, { recursive: true, force: true });
   }
 }

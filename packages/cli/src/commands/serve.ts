@@ -9,6 +9,7 @@ import { paint } from '../output.js';
 import { CallsToThread } from '../serve/control/calls-to-thread.js';
 import type { AnswerMessage } from '../serve/control/messages.js';
 import type { ControlServer } from '../serve/control/server.js';
+import { fileDrive } from '../serve/host.js';
 import type { FromServer, HostOptions, ServeJob, ServeTarget, ToServer } from '../serve/messages.js';
 import { errorOf } from '../serve/plain-error.js';
 import { type QemuDevice, qemuCommandLine, qemuDevice } from '../serve/qemu.js';
@@ -64,8 +65,10 @@ export function serveTargets(functions: readonly PciFunction[], options: ServeOp
   const addresses = functions.map((fn) => fn.address);
   const twice = addresses.find((address, index) => addresses.indexOf(address) !== index);
   if (twice !== undefined) throw new UsageError(`${twice} is named twice, and one function has one server`);
-  if (host.nvmeFile !== undefined && !addresses.includes(DEMO.nvme)) {
-    throw new UsageError(`--nvme-file is for ${DEMO.nvme}, which is not among the functions`);
+  if (host.nvmeFile !== undefined && fileDrive(functions) === undefined) {
+    throw new UsageError(
+      `--nvme-file is for ${DEMO.nvme} and virtual functions of ${DEMO.nvmeSriov}, which are not among the functions`,
+    );
   }
   if (host.nvmeSize !== undefined && host.nvmeFile === undefined) {
     throw new UsageError('--nvme-size is the size of what --nvme-file names, and there is none');
@@ -169,18 +172,18 @@ export async function serve(addresses: readonly string[], options: ServeOptions,
   const controlPath = controlSocket(targets, options, io.cwd);
   const jobs = splitFunctions(functions, options.threads).map((part): ServeJob => {
     const mine = targets.filter((_, index) => part.includes(index));
+    const mineFunctions = functions.filter((_, index) => part.includes(index));
+    // Of the threads only the one that serves the drive may have its file open.
+    const nvmeDrive = fileDrive(mineFunctions);
+    const hasFile = nvmeDrive !== undefined && nvmeDrive === fileDrive(functions);
     return {
       cwd: io.cwd,
       script: io.script,
       targets: mine,
       compat: options.compat,
       traceFile: options.trace === undefined ? undefined : resolve(io.cwd, options.trace),
-      // Of the threads only the one that serves the controller may have its file open.
-      hostOptions: mine.some(({ address }) => address === DEMO.nvme) ? options.host : {},
-      setup: setupFor(
-        options.setup,
-        functions.filter((_, index) => part.includes(index)),
-      ),
+      hostOptions: hasFile ? { ...options.host, nvmeDrive } : {},
+      setup: setupFor(options.setup, mineFunctions),
       pulse: makePulse(),
     };
   });

@@ -1,5 +1,6 @@
 import type { HostSetup } from '../host-setup.js';
 import type { AnswerMessage, CallMessage } from './control/messages.js';
+import type { FileDrive } from './host.js';
 import type { PlainError } from './plain-error.js';
 
 /** Plain messages between the command and the thread that serves: nothing else crosses. */
@@ -31,8 +32,10 @@ export interface ServeJob {
 
 /** How the emulated host is made. */
 export interface HostOptions {
-  /** A file in which the namespace of the first NVMe controller is kept. */
+  /** A file in which the namespace of the NVMe drive that is served is kept. */
   readonly nvmeFile?: string | undefined;
+  /** Which drive that is. */
+  readonly nvmeDrive?: FileDrive | undefined;
   /** Its size in bytes where it is new. */
   readonly nvmeSize?: number | undefined;
 }

@@ -4,6 +4,8 @@
  *
  * @packageDocumentation
  */
+import { nvmeDriver } from './driver.js';
+
 export { NVME, type NvmeCore, type NvmeDriverOptions, nvmeDriver } from './driver.js';
 export {
   NvmeParent,
@@ -12,3 +14,6 @@ export {
   type StateFormats,
   type TrackingLimits,
 } from './parent.js';
+
+/** The driver as it is installed, found by its name only: nothing takes a physical function by itself. */
+export const driver = nvmeDriver();

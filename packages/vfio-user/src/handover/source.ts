@@ -261,10 +261,12 @@ export class HandoverSource {
     };
   }
 
+  /** All at once: the other server answers them one after the other. */
   async #sendWaiting(): Promise<number> {
     const { waiting } = this.#options.session;
-    for (const request of waiting)
-      await this.#send(HANDOVER.WAITING, [waitingHead(request), request.message], request.fds);
+    await Promise.all(
+      waiting.map((request) => this.#send(HANDOVER.WAITING, [waitingHead(request), request.message], request.fds)),
+    );
     return waiting.length;
   }
 
