@@ -111,4 +111,11 @@ describe('serial-vfio-pci on a serial card', async () => {
     const found = cases.find(({ name }) => name === rule);
     await expect(found?.run()).rejects.toBeInstanceOf(Error);
   });
+
+  test('a workload that neither writes nor signals is none', async () => {
+    const workload: DeviceWorkload = { map: wholeDma.map, run: async () => [] };
+    const cases = contractCases({ ...inProcess, name: 'idle', workload, open: each(first), peer: each(second) });
+    const rule = 'a device that was stopped, or loaded, works on: what it writes arrives, and its interrupts come';
+    await expect(cases.find(({ name }) => name === rule)?.run()).rejects.toThrow('nothing was written');
+  });
 });
