@@ -14,11 +14,14 @@ const WINDOW = 8n << 30n;
 /** Pages that were written, here and there. */
 const WRITTEN = 1000;
 
+const ones = (word: number): number => word.toString(2).replaceAll('0', '').length;
+
 /** Milliseconds of the dirty report of 1 TiB, and the pages that it found. */
 export async function dirtyReport(): Promise<{ readonly ms: number; readonly pages: number }> {
   const core = await largeDevice(0);
   const device = await core.open();
   const bitmap = new Uint8Array(Number(WINDOW / PAGE / 8n));
+  const words = new Uint32Array(bitmap.buffer);
   const memory = { bytes: new Uint8Array(Number(PAGE)), fd: undefined, fdOffset: 0 };
   const step = SPACE / BigInt(WRITTEN) / PAGE;
   await device.deviceFeature({
@@ -35,7 +38,7 @@ export async function dirtyReport(): Promise<{ readonly ms: number; readonly pag
   for (let iova = 0n; iova < SPACE; iova += WINDOW) {
     bitmap.fill(0);
     await device.deviceFeature({ flags: GET | REPORT, value: { iova, length: WINDOW, pageSize: PAGE, bitmap } });
-    for (const byte of bitmap) if (byte !== 0) pages += byte.toString(2).replaceAll('0', '').length;
+    for (let at = 0; at < words.length; at++) if (words[at] !== 0) pages += ones(words[at] ?? 0);
   }
   const ms = performance.now() - start;
   await device.deviceFeature({ flags: SET | STOP });
