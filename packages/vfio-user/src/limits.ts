@@ -117,6 +117,20 @@ export const CLOSE_GRACE_MS = 1000;
  * opens and resets its device meanwhile. */
 export const HANDOVER_ANSWER_MS = 10_000;
 
+/** Bytes of one record's payload between servers that move a device. Each side has two buffers of so many for what it sends and
+ * two for what it receives, whatever the size of the state. */
+export const MAX_MOVE_PAYLOAD = 1024 * 1024;
+
+/** Ranges of memory of a device that comes: what one client can map. */
+export const MAX_MOVE_RANGES = MAX_DMA_MAPS;
+
+/** Milliseconds without a byte after which the other side of a move is given up. A driver may take that long for one step; the
+ * device runs on, or stands still, until then. */
+export const MOVE_STALL_MS = 30_000;
+
+/** Milliseconds that a side which has failed waits for the other to hear why. */
+export const MOVE_FAREWELL_MS = 1000;
+
 /** Milliseconds that a client waits for a reply: QEMU's. */
 export const CLIENT_TIMEOUT_MS = 5000;
 

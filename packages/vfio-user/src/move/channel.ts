@@ -1,11 +1,11 @@
 import { Socket, type SocketConstructorOpts } from 'node:net';
 import { setNonBlocking } from '@vfio/native';
 import { messageOf, VfioError } from '@vfio/uapi';
+import { MAX_MOVE_PAYLOAD, MOVE_FAREWELL_MS } from '../limits.js';
 import {
   checkedOnSocket,
   decodeFailure,
   encodeFailure,
-  MAX_PAYLOAD,
   RECORD,
   RECORD_HEADER,
   type RecordHeader,
@@ -22,14 +22,11 @@ export interface ReceivedRecord {
   readonly payload: Uint8Array;
 }
 
-/** Milliseconds that a side which has failed waits for the other to hear of it. */
-const FAREWELL_MS = 1000;
-
 const NO_BYTES = new Uint8Array(0);
 
 /** Room for one record that is on its way out. */
 export class Chunk {
-  readonly #bytes = new Uint8Array(RECORD_HEADER + MAX_PAYLOAD);
+  readonly #bytes = new Uint8Array(RECORD_HEADER + MAX_MOVE_PAYLOAD);
   /** Where the payload goes. */
   readonly payload = this.#bytes.subarray(RECORD_HEADER);
 
@@ -65,7 +62,7 @@ export class MoveChannel {
   #sent = 0;
   #received = 0;
   readonly #head = new Uint8Array(RECORD_HEADER);
-  readonly #buffers: Uint8Array[] = [new Uint8Array(MAX_PAYLOAD), new Uint8Array(MAX_PAYLOAD)];
+  readonly #buffers: Uint8Array[] = [new Uint8Array(MAX_MOVE_PAYLOAD), new Uint8Array(MAX_MOVE_PAYLOAD)];
   /** Undefined while a header is being received. */
   #header: RecordHeader | undefined;
   #payload: Uint8Array | undefined;
@@ -196,7 +193,7 @@ export class MoveChannel {
       // What still comes is read to nowhere: closing on it would break the connection before the other side has heard.
       this.#socket.resume();
       let timer: NodeJS.Timeout | undefined;
-      await Promise.race([isOver, new Promise((resolve) => (timer = setTimeout(resolve, FAREWELL_MS)))]);
+      await Promise.race([isOver, new Promise((resolve) => (timer = setTimeout(resolve, MOVE_FAREWELL_MS)))]);
       clearTimeout(timer);
     }
     this.close();

@@ -1,9 +1,10 @@
 import { connectUnix } from '@vfio/native';
 import { errnoError, VfioError } from '@vfio/uapi';
 import type { MappedRange } from '../dma.js';
+import { MOVE_STALL_MS } from '../limits.js';
 import type { ListenFd } from '../listen-socket.js';
 import { MoveChannel } from './channel.js';
-import { type MoveProgress, PROGRESS_MS, STALL_MS } from './end.js';
+import { type MoveProgress, PROGRESS_MS } from './end.js';
 import { decodeAccept, decodeHello, decodeRanges, encodeAccept, encodeHello, FATE, type Hello } from './manifest.js';
 import { Pace } from './pace.js';
 import { SaveReader, SaveWriter } from './save-file.js';
@@ -226,7 +227,7 @@ function isWanted(payload: Uint8Array, wanted: readonly MappedRange[]): boolean 
 /** Runs with a channel that hears of the signal, and tells the other side of a failure. */
 async function withChannel<T>(
   fd: number,
-  { stallMs = STALL_MS, signal }: CheckpointOptions,
+  { stallMs = MOVE_STALL_MS, signal }: CheckpointOptions,
   work: (channel: MoveChannel) => Promise<T>,
 ): Promise<T> {
   const channel = new MoveChannel(fd, stallMs);

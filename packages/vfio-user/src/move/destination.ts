@@ -8,8 +8,9 @@ import {
   VfioError,
 } from '@vfio/uapi';
 import type { MappedRange } from '../dma.js';
+import { MOVE_STALL_MS } from '../limits.js';
 import { MoveChannel } from './channel.js';
-import { type MoveEnd, type MovePhase, type MoveProgress, PROGRESS_MS, STALL_MS } from './end.js';
+import { type MoveEnd, type MovePhase, type MoveProgress, PROGRESS_MS } from './end.js';
 import {
   checkCompatible,
   checkRunning,
@@ -52,7 +53,7 @@ export interface MovedIn {
  * @throws where it fails the device has been reset; memory may have been written, and is its client's to clear
  */
 export async function moveIn(end: MoveEnd, fd: number, options: MoveInOptions = {}): Promise<MovedIn> {
-  const channel = new MoveChannel(fd, options.stallMs ?? STALL_MS);
+  const channel = new MoveChannel(fd, options.stallMs ?? MOVE_STALL_MS);
   return end
     .hold('a move to this device', () => new Destination(end, channel, options).run())
     .catch(async (error) => {

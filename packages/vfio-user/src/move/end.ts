@@ -51,8 +51,5 @@ export interface MoveReport {
   readonly downtimeMs: number;
 }
 
-/** Milliseconds without a byte after which the other side is given up. */
-export const STALL_MS = 30_000;
-
 /** Milliseconds between two reports of progress. */
 export const PROGRESS_MS = 100;

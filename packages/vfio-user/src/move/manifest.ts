@@ -15,6 +15,7 @@ import {
   type VfioError,
 } from '@vfio/uapi';
 import type { MappedRange } from '../dma.js';
+import { MAX_MOVE_RANGES } from '../limits.js';
 import { broken, json, MOVE_MAGIC, MOVE_VERSION, parseJson } from './wire.js';
 
 /** What a device is, as far as another must be the same for its state. */
@@ -52,8 +53,6 @@ export interface Hello {
   readonly stateBytes: number;
 }
 
-/** Most ranges: what a server lets one client map. */
-const MAX_RANGES = 65535;
 const HELLO_FIXED = 16;
 
 /** What a device that can be migrated is. @throws ENOTTY with the driver's reason where it cannot */
@@ -189,7 +188,7 @@ export function decodeHello(payload: Uint8Array): Hello {
     device: readManifest(value['device'], 'HELLO'),
     // One of the three.
     purpose: purpose as MovePurpose,
-    ranges: whole(value, 'ranges', MAX_RANGES, 'HELLO'),
+    ranges: whole(value, 'ranges', MAX_MOVE_RANGES, 'HELLO'),
     stateBytes: whole(value, 'stateBytes', Number.MAX_SAFE_INTEGER, 'HELLO'),
   };
 }

@@ -8,9 +8,9 @@ import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { crc32, deflateRaw, inflateRaw } from 'node:zlib';
 import { systemError, VfioError } from '@vfio/uapi';
+import { MAX_MOVE_PAYLOAD } from '../limits.js';
 import {
   checkTotals,
-  MAX_PAYLOAD,
   RECORD,
   RECORD_DEFLATED,
   RECORD_HEADER,
@@ -124,7 +124,7 @@ export class SaveReader {
   readonly path: string;
   readonly #file: FileHandle;
   readonly #head = new Uint8Array(RECORD_HEADER);
-  readonly #body = new Uint8Array(MAX_PAYLOAD);
+  readonly #body = new Uint8Array(MAX_MOVE_PAYLOAD);
   /** Bytes of the file. */
   readonly size: number;
 
@@ -215,7 +215,7 @@ export class SaveReader {
     if ((flags & RECORD_DEFLATED) === 0) return body;
     const name = `record ${sequence} (${recordName(type)})`;
     const length = body.length < DEFLATED_HEADER ? -1 : new DataView(body.buffer, body.byteOffset).getUint32(0, true);
-    if (length < 0 || length > MAX_PAYLOAD || !isBulk(type)) throw this.#damaged(`${name} cannot be compressed`);
+    if (length < 0 || length > MAX_MOVE_PAYLOAD || !isBulk(type)) throw this.#damaged(`${name} cannot be compressed`);
     // What is only counted needs no bytes.
     if (!isUnpacked) return new Uint8Array(this.#body.buffer, 0, length);
     try {

@@ -14,9 +14,10 @@ import {
   VfioError,
 } from '@vfio/uapi';
 import type { MappedRange } from '../dma.js';
+import { MAX_MOVE_PAYLOAD, MOVE_STALL_MS } from '../limits.js';
 import { checkType, MoveChannel, type ReceivedRecord } from './channel.js';
 import { DIRTY_PAGE, DirtyMemory } from './dirty-memory.js';
-import { type MoveEnd, type MovePhase, type MoveProgress, type MoveReport, PROGRESS_MS, STALL_MS } from './end.js';
+import { type MoveEnd, type MovePhase, type MoveProgress, type MoveReport, PROGRESS_MS } from './end.js';
 import {
   checkCompatible,
   checkRunning,
@@ -31,7 +32,7 @@ import {
 } from './manifest.js';
 import { Pace } from './pace.js';
 import { fill, precopyInfo, setState } from './state.js';
-import { checkTotals, encodeRound, encodeTotals, MAX_PAYLOAD, RECORD } from './wire.js';
+import { checkTotals, encodeRound, encodeTotals, RECORD } from './wire.js';
 
 /** Options of a move away. */
 export interface MoveOutOptions {
@@ -83,7 +84,7 @@ export function isUndecided(error: unknown): boolean {
  *   could not learn whether the other side runs: then it stays in STOP
  */
 export async function moveOut(end: MoveEnd, fd: number, options: MoveOutOptions = {}): Promise<MoveReport> {
-  return new Source(end, new MoveChannel(fd, options.stallMs ?? STALL_MS), options).run();
+  return new Source(end, new MoveChannel(fd, options.stallMs ?? MOVE_STALL_MS), options).run();
 }
 
 class Source {
@@ -191,7 +192,7 @@ class Source {
     const stateBytes = await stateSize(device);
     this.#remaining = stateBytes;
     await this.#channel.send(RECORD.HELLO, encodeHello({ device: mine, purpose, ranges: ranges.length, stateBytes }));
-    const most = Math.floor(MAX_PAYLOAD / RANGE_BYTES);
+    const most = Math.floor(MAX_MOVE_PAYLOAD / RANGE_BYTES);
     for (let at = 0; at < ranges.length; at += most) {
       await this.#channel.send(RECORD.RANGES, encodeRanges(ranges.slice(at, at + most)));
     }
@@ -307,7 +308,7 @@ class Source {
   /** The pages that must go. */
   async #sendMemory(isRunning: boolean): Promise<void> {
     const { memory } = this.#end;
-    const most = Math.floor((MAX_PAYLOAD - IOVA_BYTES) / DIRTY_PAGE) * DIRTY_PAGE;
+    const most = Math.floor((MAX_MOVE_PAYLOAD - IOVA_BYTES) / DIRTY_PAGE) * DIRTY_PAGE;
     for (const { iova, length } of this.#dirty.take(most)) {
       const chunk = await this.#channel.chunk();
       const count = Number(length);

@@ -1,21 +1,11 @@
 import type { MigrationData, PrecopyInfo, VfioDevice } from '@vfio/core';
-import {
-  isVfioError,
-  VFIO_DEVICE_FEATURE_GET,
-  VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
-  VFIO_DEVICE_FEATURE_SET,
-} from '@vfio/uapi';
+import { isVfioError, VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, VFIO_DEVICE_FEATURE_SET } from '@vfio/uapi';
 
 /** Brings a device to a state; the stream where that opens one. @throws what the driver says; it stays where it got to */
 export async function setState(device: VfioDevice, state: number): Promise<MigrationData | undefined> {
   const flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
   const { data } = (await device.deviceFeature({ flags, value: { state } })) as { data: MigrationData | undefined };
   return data;
-}
-
-export async function getState(device: VfioDevice): Promise<number> {
-  const flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
-  return ((await device.deviceFeature({ flags })) as { state: number }).state;
 }
 
 /** Reads until the buffer is full or there is nothing more: for now, or at all. */

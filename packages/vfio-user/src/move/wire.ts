@@ -4,7 +4,7 @@
  * ```
  *  0  u16 type      one of RECORD
  *  2  u16 flags     RECORD_DEFLATED in a file, else 0
- *  4  u32 length    bytes of payload that follow, at most MAX_PAYLOAD
+ *  4  u32 length    bytes of payload that follow, at most MAX_MOVE_PAYLOAD
  *  8  u32 sequence  0, 1, 2 … in each direction
  * 12  u32 checksum  CRC-32 of the 12 bytes before it and of the payload; of STATE and MEMORY only in a file
  * ```
@@ -16,6 +16,7 @@
  */
 import { crc32 } from 'node:zlib';
 import { errnoError, VfioError } from '@vfio/uapi';
+import { MAX_MOVE_PAYLOAD } from '../limits.js';
 
 /** First bytes of HELLO. */
 export const MOVE_MAGIC = 'VFIOMOVE';
@@ -24,8 +25,6 @@ export const MOVE_VERSION = { major: 1, minor: 0 } as const;
 
 /** Bytes before each payload. */
 export const RECORD_HEADER = 16;
-/** Most bytes of a payload. Two buffers of this size are what either side needs, whatever the state has. */
-export const MAX_PAYLOAD = 1024 * 1024;
 
 /** Kinds of records. */
 export const RECORD = {
@@ -106,7 +105,7 @@ export function readHeader(bytes: Uint8Array, sequence: number, allowedFlags: nu
     throw broken(`record ${sequence} is of type ${type}, which there is not`);
   const name = `record ${sequence} (${recordName(type)})`;
   if ((flags & ~allowedFlags) !== 0) throw broken(`${name} has flags 0x${flags.toString(16)}`);
-  if (length > MAX_PAYLOAD) throw broken(`${name} announces ${length} bytes, ${MAX_PAYLOAD} is the most`);
+  if (length > MAX_MOVE_PAYLOAD) throw broken(`${name} announces ${length} bytes, ${MAX_MOVE_PAYLOAD} is the most`);
   if (found !== sequence) throw broken(`${name} says that it is number ${found}: one is missing or came twice`);
   return { type, flags, length };
 }
