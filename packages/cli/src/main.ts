@@ -25,7 +25,8 @@ const HINTS: Readonly<Partial<Record<string, string>>> = {
   ERR_VFIO_NO_DRIVER: '`vfio match ADDRESS --all` shows which drivers are installed and why none takes it',
   ERR_VFIO_NATIVE_UNAVAILABLE: '`npm run build:native -w @vfio/native` builds the addon from source',
   ERR_VFIO_BUSY: 'another program may have the device',
-  ERR_VFIO_TIMEOUT: 'a server takes one client at a time: detach the VMM that uses this one, and ask again',
+  ERR_VFIO_TIMEOUT:
+    'a server takes one client at a time, and answers nobody while its device hangs; its own output says which of the two it is',
 };
 
 /** Runs one command line (without `node` and the script) and says what the process should exit with. */

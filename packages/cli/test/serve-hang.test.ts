@@ -2,6 +2,7 @@ import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { connectUnix, sendMessage } from '@vfio/native';
 import { expect, test } from 'vitest';
+import { ControlClient } from '../src/serve/control/client.js';
 import { Serving } from './helpers/command.js';
 import { folder, ROOT } from './helpers/run.js';
 import { expectSchema } from './helpers/schema.js';
@@ -50,9 +51,9 @@ function project(): string {
   return root;
 }
 
-test('[vfio-user 7.23] an operation of a driver that does not come back is named while it hangs', async () => {
-  const path = join(folder, 'hang.sock');
-  const server = new Serving(['00:02.0', '--socket-path', path], { cwd: project() });
+test('[vfio-user 7.23] an operation of a driver that does not come back is named while it hangs; the control socket answers what it can', async () => {
+  const [path, control] = [join(folder, 'hang.sock'), join(folder, 'hang.control')];
+  const server = new Serving(['00:02.0', '--socket-path', path, '--control-path', control], { cwd: project() });
   await server.next('ready');
   expect(server.events[0]).toMatchObject({ driver: 'hanging' });
   const fd = connectUnix(path);
@@ -73,5 +74,10 @@ test('[vfio-user 7.23] an operation of a driver that does not come back is named
   expectSchema('serve', warning);
   expect(warning.address).toBe('0000:00:02.0');
   expect(warning.message).toMatch(/^REGION_WRITE of region 0, offset 0x4 has not come back for \d+ ms/);
+  await using client = await ControlClient.connect(control);
+  expect(client.hello.functions).toEqual(['0000:00:02.0']);
+  await expect(client.call('state', {}, { timeoutMs: 50 })).rejects.toMatchObject({ code: 'ERR_VFIO_TIMEOUT' });
+  // It comes back after two seconds.
+  expect(await client.call('state', {})).toMatchObject({ inUse: true });
   expect(await server.end()).toBe(0);
 });

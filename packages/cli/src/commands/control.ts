@@ -14,6 +14,11 @@ export interface ControlOptions {
   readonly address?: string;
 }
 
+/** Milliseconds for an answer that needs no work: QEMU's patience. */
+const ANSWER_TIMEOUT_MS = 5000;
+
+const soon = (io: Io) => ({ signal: io.signal, timeoutMs: ANSWER_TIMEOUT_MS });
+
 /** Calls a method for the function that is meant, or for each where none is named. */
 async function forEach<T>(
   path: string,
@@ -37,9 +42,7 @@ function printFacts(io: Io, title: string, facts: readonly (readonly [string, st
 
 /** `vfio control info` */
 export async function controlInfo(path: string, options: ControlOptions, io: Io): Promise<void> {
-  const all = await forEach(path, options, (client, address) =>
-    client.call('info', {}, { address, signal: io.signal }),
-  );
+  const all = await forEach(path, options, (client, address) => client.call('info', {}, { address, ...soon(io) }));
   if (options.json === true) return printJson(io, { functions: all });
   for (const info of all) printFacts(io, `${info.address}  ${info.ids}`, infoFacts(info));
 }
@@ -59,9 +62,7 @@ function infoFacts(info: ServedInfo): [string, string][] {
 
 /** `vfio control state` */
 export async function controlState(path: string, options: ControlOptions, io: Io): Promise<void> {
-  const all = await forEach(path, options, (client, address) =>
-    client.call('state', {}, { address, signal: io.signal }),
-  );
+  const all = await forEach(path, options, (client, address) => client.call('state', {}, { address, ...soon(io) }));
   if (options.json === true) return printJson(io, { functions: all });
   printTable(io, ['FUNCTION', 'MIGRATION', 'POWER', 'IN USE', 'CLIENT'], all.map(stateRow));
 }
@@ -76,9 +77,7 @@ const stateRow = ({ address, migration, streaming, power, lowPower, inUse, clien
 
 /** `vfio control metrics` */
 export async function controlMetrics(path: string, options: ControlOptions, io: Io): Promise<void> {
-  const all = await forEach(path, options, (client, address) =>
-    client.call('metrics', {}, { address, signal: io.signal }),
-  );
+  const all = await forEach(path, options, (client, address) => client.call('metrics', {}, { address, ...soon(io) }));
   if (options.json === true) return printJson(io, { functions: all });
   for (const metrics of all) printMetrics(metrics, io);
 }
@@ -113,7 +112,7 @@ export async function controlTrace(
     const { file } = await client.call(
       'trace',
       options.file === undefined ? { action: 'stop' } : { action: 'start', file: resolve(io.cwd, options.file) },
-      { address },
+      { address, ...soon(io) },
     );
     if (json === true) printJson(io, { file });
     else io.out(file === null ? 'no trace is written any more\n' : `the trace goes to ${file}\n`);

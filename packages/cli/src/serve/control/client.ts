@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
-import { type ErrnoName, errnoError, systemError, VfioError, type VfioErrorCode } from '@vfio/core';
+import { type ErrnoName, errnoError, isVfioError, systemError, VfioError, type VfioErrorCode } from '@vfio/core';
 import {
   CancellationTokenSource,
   createMessageConnection,
@@ -33,7 +33,12 @@ export interface CallOptions<M extends MethodName> {
   readonly onProgress?: (value: ProgressOf<M>) => void;
   /** Cancels the call. It then ends as the server says: with an error, or with its result where that was faster. */
   readonly signal?: AbortSignal | undefined;
+  /** Milliseconds for the answer. @default as long as it takes */
+  readonly timeoutMs?: number | undefined;
 }
+
+/** Milliseconds that a call which was cancelled may take to put things back, before it is no longer waited for. */
+const CANCEL_TIMEOUT_MS = 10_000;
 
 /** The other end of the control socket of a `vfio serve`. */
 export class ControlClient {
@@ -119,10 +124,11 @@ export class ControlClient {
   /**
    * Calls a method.
    * @throws what the method threw, code and errno included; ERR_VFIO_NOT_SUPPORTED (ENOSYS) where the server is older than
-   *   the method, ERR_VFIO_DISCONNECTED (ENOTCONN) where it goes away; the signal's reason where the call was cancelled
+   *   the method, ERR_VFIO_DISCONNECTED (ENOTCONN) where it goes away, ERR_VFIO_TIMEOUT (ETIMEDOUT); the signal's reason where
+   *   the call was cancelled
    */
   async call<M extends MethodName>(method: M, params: ParamsOf<M>, options: CallOptions<M> = {}): Promise<ResultOf<M>> {
-    const { address, onProgress, signal } = options;
+    const { address, onProgress, signal, timeoutMs } = options;
     signal?.throwIfAborted();
     if (!this.has(method)) {
       const { version, methods } = this.hello;
@@ -130,7 +136,18 @@ export class ControlClient {
       throw errnoError('ENOSYS', message, { op: method });
     }
     const source = new CancellationTokenSource();
-    const cancel = (): void => source.cancel();
+    let giveUp: (error: unknown) => void = () => {};
+    const late = new Promise<never>((_, reject) => {
+      giveUp = reject;
+    });
+    late.catch(() => {});
+    let timer =
+      timeoutMs === undefined ? undefined : setTimeout(() => giveUp(this.#lateError(method, timeoutMs)), timeoutMs);
+    const cancel = (): void => {
+      source.cancel();
+      clearTimeout(timer);
+      timer = setTimeout(() => giveUp(signal?.reason), CANCEL_TIMEOUT_MS);
+    };
     signal?.addEventListener('abort', cancel, { once: true });
     const progressToken = String(++this.#lastToken);
     const listener =
@@ -143,17 +160,24 @@ export class ControlClient {
       ...(listener === undefined ? {} : { progressToken }),
     };
     try {
-      return await this.#rpc.sendRequest<ResultOf<M>>(method, request, source.token);
+      return await Promise.race([this.#rpc.sendRequest<ResultOf<M>>(method, request, source.token), late]);
     } catch (error) {
       throw this.#errorOf(error, method, signal);
     } finally {
+      clearTimeout(timer);
       listener?.dispose();
       signal?.removeEventListener('abort', cancel);
       source.dispose();
     }
   }
 
+  #lateError(op: string, timeoutMs: number): VfioError {
+    const message = `${op}: ${this.path} did not answer within ${timeoutMs} ms: what it is about hangs, and the server's own output says in what`;
+    return new VfioError('ERR_VFIO_TIMEOUT', message, { errno: 'ETIMEDOUT', op });
+  }
+
   #errorOf(error: unknown, op: string, signal: AbortSignal | undefined): unknown {
+    if (isVfioError(error) || (signal?.aborted === true && error === signal.reason)) return error;
     if (this.#socket.destroyed || !(error instanceof ResponseError)) {
       const reason = this.#problem ?? 'the server is gone';
       return new VfioError('ERR_VFIO_DISCONNECTED', `${op}: ${this.path}: ${reason}`, { errno: 'ENOTCONN', op });

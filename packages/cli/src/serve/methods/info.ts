@@ -13,6 +13,8 @@ export interface ServedInfo {
   readonly physfn: string | null;
   readonly driver: string;
   readonly ops: string;
+  /** Version of the interface between core and its drivers that the ops are for. */
+  readonly api: number;
   /** Version of the driver's package. */
   readonly version: string | null;
   /** The data socket; null for an inherited one. */
@@ -35,6 +37,7 @@ export const info = defineMethod({
     physfn: fn.physfn?.address ?? null,
     driver: driver.name,
     ops: device.name,
+    api: device.ops.api,
     version: driverVersion ?? null,
     socket: server.path ?? null,
     migration: await migrationFlags(featuresOf(device)),
