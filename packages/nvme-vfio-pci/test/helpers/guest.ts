@@ -34,8 +34,8 @@ interface Queue {
 /** The NVMe driver of a guest, over an open device: an admin queue and one I/O queue pair, polled. */
 export class Guest {
   device: VfioDevice;
-  readonly memory = new Uint8Array((PAGES.data + ENTRIES) * PAGE);
-  readonly #view = new DataView(this.memory.buffer);
+  memory = new Uint8Array((PAGES.data + ENTRIES) * PAGE);
+  #view = new DataView(this.memory.buffer);
   #admin!: Queue;
   #io!: Queue;
 
@@ -48,10 +48,17 @@ export class Guest {
     this.#map(device);
   }
 
-  /** The guest as it is, on another device. */
-  moveTo(device: VfioDevice): void {
+  /** The guest as it is, on another device, with memory that was copied perhaps. */
+  moveTo(device: VfioDevice, memory = this.memory): void {
     this.device = device;
+    this.memory = memory;
+    this.#view = new DataView(memory.buffer);
     this.#map(device);
+  }
+
+  /** Pages that the guest itself has written, or may have. */
+  get ownPages(): readonly number[] {
+    return [PAGES.adminSq, PAGES.ioSq];
   }
 
   #map(device: VfioDevice): void {
