@@ -1,33 +1,22 @@
-import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { discoverDrivers } from '@vfio/core/node';
 import { checkOptions, FEATURES, renderVariantDriver, version } from '@vfio/nx';
 import ts from 'typescript';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { main } from '../src/index.js';
+import { BIN, ROOT, run as runIn } from './helpers/run.js';
 import { apply, createCommandsOf, editsOf } from './helpers/tutorial.js';
-
-const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
-const BIN = join(ROOT, 'node_modules/.bin');
 
 /** Outside of the repository, with its packages as if they were installed: what is built of them, and nothing of source. */
 const folder = mkdtempSync(join(tmpdir(), 'vfio-generated-'));
 beforeAll(() => symlinkSync(join(ROOT, 'node_modules'), join(folder, 'node_modules')));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-function run(cwd: string, command: string, ...args: string[]) {
-  // Neither what this run was told by its own runner, nor a registry.
-  const { NODE_OPTIONS: _, VITEST: __, FORCE_COLOR: ___, ...env } = process.env;
-  const { status, stdout, stderr } = spawnSync(command, args, {
-    cwd: join(folder, cwd),
-    encoding: 'utf8',
-    env: { ...env, PATH: `${BIN}:${process.env['PATH']}`, npm_config_offline: 'true', NO_COLOR: '1' },
-  });
-  return { status, output: stdout + stderr };
-}
+/** Runs a program in a folder below, without a registry. */
+const run = (cwd: string, command: string, ...args: string[]) =>
+  runIn(join(folder, cwd), { PATH: `${BIN}:${process.env['PATH']}`, npm_config_offline: 'true' }, command, ...args);
 
 function generate(at: string, more: object): void {
   const driver = checkOptions({ name: 'hisi-acc', ids: ['19e5:a251'], ...more });
@@ -170,7 +159,7 @@ describe('what is generated', () => {
         compilerOptions: { module: ts.ModuleKind.ESNext, target: ESNext },
       });
       writeFileSync(join(folder, ALL, 'example.mjs'), outputText);
-      expect(run(ALL, process.execPath, 'example.mjs')).toEqual({ status: 0, output: 'hisi-acc-vfio-pci\n' });
+      expect(run(ALL, process.execPath, 'example.mjs')).toMatchObject({ status: 0, output: 'hisi-acc-vfio-pci\n' });
     });
   });
 });
