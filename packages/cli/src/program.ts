@@ -13,7 +13,15 @@ import { type HostSetup, parseHostSetup, setUpHost } from './host-setup.js';
 import type { Io } from './io.js';
 import { paint } from './output.js';
 import { loadPciNames } from './pci-names.js';
-import { bindFunction, findFunction, isAddress, type LinuxSession, openSession, type Session } from './session.js';
+import {
+  bindFunction,
+  findFunction,
+  isAddress,
+  type LinuxMachine,
+  type LinuxSession,
+  openSession,
+  type Session,
+} from './session.js';
 import { UsageError } from './usage-error.js';
 
 /** What the commands share on the command line. */
@@ -94,14 +102,15 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     await setUpHost(opened, setup);
     return opened;
   };
-  const linux = async (): Promise<LinuxSession> => {
+  const machine = async (): Promise<LinuxMachine> => {
     const { KernelModules, LinuxPciHost, LinuxSystem } = await import('@vfio/linux');
     const { sysfsRoot } = program.opts<HostOptions>();
     const system = io.machine ?? new LinuxSystem({ env: io.env, ...(sysfsRoot === undefined ? {} : { sysfsRoot }) });
     const host = new LinuxPciHost(system);
     for (const { address, message } of host.problems) warn(`${address}: ${message}`);
-    return { host, modules: new KernelModules(system), drivers: await installed() };
+    return { host, modules: new KernelModules(system) };
   };
+  const linux = async (): Promise<LinuxSession> => ({ ...(await machine()), drivers: await installed() });
   const named = (): Promise<Session | LinuxSession> => {
     hostSetup();
     return program.opts<HostOptions>().host === 'linux' ? linux() : emulated();
@@ -194,7 +203,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .option('--json', 'one JSON document')
     .action(async (addresses: string[], options: BindOptions) => {
       const { bind } = await import('./commands/bind.js');
-      bind(await linux(), addresses, options, io);
+      bind(await machine(), addresses, options, io);
     });
 
   program
@@ -207,7 +216,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .option('--json', 'one JSON document')
     .action(async (addresses: string[], options: UnbindOptions) => {
       const { unbind } = await import('./commands/bind.js');
-      unbind(await linux(), addresses, options, io);
+      unbind(await machine(), addresses, options, io);
     });
 
   program
@@ -218,7 +227,7 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     .option('--json', 'one JSON document')
     .action(async (options: UnbindOptions) => {
       const { restore } = await import('./commands/bind.js');
-      restore(await linux(), options, io);
+      restore(await machine(), options, io);
     });
 
   program

@@ -19,10 +19,14 @@ export interface Session {
   readonly overrides: Map<string, string>;
 }
 
-/** The machine's functions: the kernel has them, so there is no bus of ours. */
-export interface LinuxSession {
+/** The machine's functions and the kernel's drivers. */
+export interface LinuxMachine {
   readonly host: LinuxPciHost;
   readonly modules: KernelModules;
+}
+
+/** The machine beside the drivers that can be had: the kernel has its functions, so there is no bus of ours. */
+export interface LinuxSession extends LinuxMachine {
   readonly drivers: InstalledDrivers;
 }
 
@@ -53,7 +57,14 @@ export function findFunction<F extends PciFunction>(host: FunctionsOf<F>, text: 
   throw errnoError(
     'ENODEV',
     `no function ${address} on the ${host.name} host; there ${known.length === 0 ? 'is none' : `are ${known.join(', ')}`}`,
-    { op: 'find', device: address },
+    {
+      op: 'find',
+      device: address,
+      // Of the default host the command's own hint is right.
+      ...(host.name === 'linux'
+        ? { details: { try: '`vfio list --host linux` shows the functions of this machine' } }
+        : {}),
+    },
   );
 }
 

@@ -119,7 +119,7 @@ test.each<[string, string[], number, RegExp, RegExp]>([
     ['bind', '0000:7f:00.0'],
     1,
     /no function 0000:7f:00.0 on the linux host/,
-    /^try: `vfio list`/m,
+    /^try: `vfio list --host linux`/m,
   ],
   [
     'a module that does not exist',

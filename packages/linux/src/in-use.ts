@@ -54,7 +54,7 @@ function disksInUse(system: LinuxSystem, below: string): string[] {
 /** What is mounted or swapped on, by `major:minor` and by the name under /dev. */
 function usedBlockDevices(system: LinuxSystem): Map<string, string> {
   const used = new Map<string, string>();
-  for (const line of (system.text(system.file('/proc/self/mountinfo')) ?? '').split('\n')) {
+  for (const line of mountTables(system)) {
     const [left = '', right = ''] = line.split(' - ');
     const [, , number = '', , target = ''] = left.split(' ');
     const source = right.split(' ')[1] ?? '';
@@ -69,6 +69,18 @@ function usedBlockDevices(system: LinuxSystem): Map<string, string> {
     if (name !== undefined) used.set(name, 'is swap space');
   }
   return used;
+}
+
+/** The mounts of this process, and those of the first one: a service or a chroot may see few. */
+function mountTables(system: LinuxSystem): string[] {
+  return ['self', '1'].flatMap((process) => {
+    try {
+      return (system.text(system.file(`/proc/${process}/mountinfo`)) ?? '').split('\n');
+    } catch {
+      // Another user's; who may not see it may not bind either.
+      return [];
+    }
+  });
 }
 
 /** `sda2` of `/dev/sda2` or of a link to it. */

@@ -60,6 +60,13 @@ describe('a disk', () => {
     expect(standsOn(kernel)).toEqual(['sda1 is mounted on /home dir']);
   });
 
+  test('that only the first process sees mounted, because this one is in a namespace of its own, is in use', () => {
+    const kernel = machine();
+    disk(kernel, FOLDER, 'sda', '8:0');
+    kernel.put('/proc/1/mountinfo', '25 1 8:0 / / rw - ext4 /dev/sda rw\n');
+    expect(standsOn(kernel)).toEqual(['sda is mounted on /']);
+  });
+
   test('with swap space is in use', () => {
     const kernel = machine();
     disk(kernel, FOLDER, 'sda', '8:0', { sda3: '8:3' });

@@ -41,7 +41,17 @@ const COMPILED = ['config-probe.c', 'vfio-probe.c', 'edu.c', 'journal.c'] as con
 const SCRIPTS: Record<string, string> = { 'init.sh': 'usr/sbin/init', 'agent.sh': 'usr/bin/agent' };
 
 /** Modules that guests may load, each with all it depends on; one that the kernel has built in is passed over. */
-const MODULES = ['ext4', 'mlx5_core', 'nvme', 'uio_pci_generic', 'vfio-pci', 'vfio_iommu_type1'] as const;
+const MODULES = [
+  'ahci',
+  'e1000e',
+  'ext4',
+  'i2c_i801',
+  'mlx5_core',
+  'nvme',
+  'uio_pci_generic',
+  'vfio-pci',
+  'vfio_iommu_type1',
+] as const;
 /** What it takes to mount the root image. */
 const BOOT_MODULES = ['virtio_pci', 'virtio_console', 'virtio_blk', 'erofs'] as const;
 
@@ -159,7 +169,7 @@ async function addModules(sysroot: Sysroot, tree: string, release: string, root:
     if (bootPaths.includes(path)) boot.files.set(basename(plain), readFileSync(target));
   }
   boot.order = bootPaths.map((path) => basename(path).replace(/\.xz$/, ''));
-  for (const name of readdirSync(from).filter((entry) => /^modules\.(builtin|order)/.test(entry))) {
+  for (const name of readdirSync(from).filter((entry) => /^(config$|modules\.(builtin|order))/.test(entry))) {
     copyFileSync(join(from, name), join(to, name));
   }
   await sysroot.run('usr/bin/kmod', ['-b', root, release], { argv0: 'depmod' });

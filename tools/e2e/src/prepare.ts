@@ -5,12 +5,17 @@ import { type GuestManifest, guestStage, INITRAMFS, ROOT_IMAGE, VMLINUX } from '
 import { debianQemu, type QemuProgram, systemQemu } from './qemu-program.js';
 import { Sysroot } from './sysroot.js';
 import { SYSROOT, type ToolsManifest, toolsStage } from './tools-stage.js';
+import { USERLAND_IMAGE, type UserlandManifest, userlandStage } from './userland-stage.js';
 
 /** Everything a guest is started from; plain data, so that it can be handed from the preparation to the suites. */
 export interface Artifacts {
   qemu: QemuProgram;
   kernel: { release: string; image: string; initramfs: string };
   rootImage: string;
+  /** A Debian userland with Node, for guests that are somebody's machine. */
+  userlandImage: string;
+  /** The unpacked packages, whose programs make images. */
+  sysroot: string;
   /** Debian's version of each package behind it. */
   versions: Record<string, string>;
   /** Folder for the logs of guests, kept after the run. */
@@ -31,13 +36,14 @@ export async function prepare(log: (line: string) => void): Promise<Artifacts> {
   const cache = cacheRoot();
   mkdirSync(cache, { recursive: true });
   const own = await systemQemu();
-  const { tools, guest } = await withLock(join(cache, 'lock'), async () => {
+  const { tools, guest, userland } = await withLock(join(cache, 'lock'), async () => {
     const tools = await ensureStage<ToolsManifest>(cache, toolsStage(own === undefined, log));
     const guest = await ensureStage<GuestManifest>(cache, guestStage(tools.folder, tools.manifest.kernel, log));
-    return { tools, guest };
+    const userland = await ensureStage<UserlandManifest>(cache, userlandStage(tools.folder, log));
+    return { tools, guest, userland };
   });
   const qemu = own ?? (await debianQemu(new Sysroot(join(tools.folder, SYSROOT))));
-  const made = [tools.made ? 'tools' : '', guest.made ? 'guest' : ''].filter(Boolean);
+  const made = [tools.made ? 'tools' : '', guest.made ? 'guest' : '', userland.made ? 'userland' : ''].filter(Boolean);
   return {
     qemu,
     kernel: {
@@ -46,6 +52,8 @@ export async function prepare(log: (line: string) => void): Promise<Artifacts> {
       initramfs: join(guest.folder, INITRAMFS),
     },
     rootImage: join(guest.folder, ROOT_IMAGE),
+    userlandImage: join(userland.folder, USERLAND_IMAGE),
+    sysroot: join(tools.folder, SYSROOT),
     versions: tools.manifest.versions,
     logs: join(cache, 'logs'),
     preparation: { milliseconds: Math.round(performance.now() - started), made },

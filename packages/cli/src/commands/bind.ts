@@ -15,7 +15,7 @@ import {
 } from '@vfio/linux';
 import type { Io } from '../io.js';
 import { paint, printJson } from '../output.js';
-import { findFunction, type LinuxSession } from '../session.js';
+import { findFunction, type LinuxMachine } from '../session.js';
 
 export interface BindOptions {
   readonly json?: boolean;
@@ -84,8 +84,8 @@ function stepLine(step: Step): string {
 }
 
 /** `vfio bind`: gives functions of this machine to their best VFIO drivers, all of them or none. */
-export function bind(session: LinuxSession, addresses: readonly string[], options: BindOptions, io: Io): void {
-  const { host, modules } = session;
+export function bind(machine: LinuxMachine, addresses: readonly string[], options: BindOptions, io: Io): void {
+  const { host, modules } = machine;
   const plan = planBind(
     host,
     modules,
@@ -153,18 +153,18 @@ export interface UnbindOptions {
 }
 
 /** `vfio unbind`: gives functions back to the drivers that they had. */
-export function unbind(session: LinuxSession, addresses: readonly string[], options: UnbindOptions, io: Io): void {
-  const asked = addresses.map((address) => findFunction(session.host, address));
-  giveBack(session, planUnbind(session.host, asked, options), options, io);
+export function unbind(machine: LinuxMachine, addresses: readonly string[], options: UnbindOptions, io: Io): void {
+  const asked = addresses.map((address) => findFunction(machine.host, address));
+  giveBack(machine, planUnbind(machine.host, asked, options), options, io);
 }
 
 /** `vfio restore`: gives back all that `vfio bind` has taken. */
-export function restore(session: LinuxSession, options: UnbindOptions, io: Io): void {
-  giveBack(session, planRestore(session.host, options), options, io);
+export function restore(machine: LinuxMachine, options: UnbindOptions, io: Io): void {
+  giveBack(machine, planRestore(machine.host, options), options, io);
 }
 
-function giveBack(session: LinuxSession, plan: UnbindPlan, options: UnbindOptions, io: Io): void {
-  const report = options.dryRun === true ? plannedUnbind(plan) : carryOutUnbind(session, plan, io);
+function giveBack(machine: LinuxMachine, plan: UnbindPlan, options: UnbindOptions, io: Io): void {
+  const report = options.dryRun === true ? plannedUnbind(plan) : carryOutUnbind(machine, plan, io);
   if (options.json === true) {
     printJson(io, report);
   } else if (report.dryRun) {
@@ -187,10 +187,10 @@ function plannedUnbind(plan: UnbindPlan): UnbindReport {
   return { dryRun: true, functions, stale: plan.stale, steps: unbindScript(plan) };
 }
 
-function carryOutUnbind(session: LinuxSession, plan: UnbindPlan, io: Io): UnbindReport {
+function carryOutUnbind(machine: LinuxMachine, plan: UnbindPlan, io: Io): UnbindReport {
   const steps: string[] = [];
   void io.signal;
-  const released = unbindPlan(session.host, session.modules, plan, (step) => void steps.push(stepLine(step)));
+  const released = unbindPlan(machine.host, machine.modules, plan, (step) => void steps.push(stepLine(step)));
   const functions = released.map(({ fn, before, after, changed, known }) => ({
     address: fn.address,
     before: binding(before),
