@@ -255,7 +255,7 @@ describe('a machine with an IOMMU', () => {
   });
 });
 
-test('a machine without an IOMMU: vfio doctor says so, and vfio bind refuses; dpdk-devbind leaves the card without a driver', async () => {
+test('a machine without an IOMMU: vfio doctor says so, and vfio bind refuses, as dpdk-devbind does', async () => {
   const [guest, machine] = await bootMachine({
     name: 'no-iommu',
     devices: [{ driver: 'e1000e', addr: '6.0', netdev: 'net' }],
@@ -274,9 +274,8 @@ test('a machine without an IOMMU: vfio doctor says so, and vfio bind refuses; dp
       /0000:00:06\.0: it is in no IOMMU group.*ENODEV\)\ntry: `vfio doctor` says what is missing/,
     );
     expect(await guest.ok(driver)).toBe('e1000e\n(null)\n');
-    const dpdk = await machine.run(`dpdk-devbind.py -b vfio-pci ${NIC}`);
-    expect(dpdk.stderr).toMatch(/bind failed for 0000:00:06\.0/);
-    expect(await guest.ok(driver)).toBe('vfio-pci\n');
+    expect((await machine.run(`dpdk-devbind.py -b vfio-pci ${NIC}`)).code).not.toBe(0);
+    expect(await guest.ok(driver)).toBe('e1000e\n(null)\n');
   } finally {
     await guest.kill();
   }
