@@ -119,10 +119,10 @@ describe('the generic driver', () => {
       count: 1,
       triggers: [callbackTrigger(() => void signals++)],
     });
-    fn.notifyError();
+    fn.notifyError('error-detected');
     expect(signals).toBe(1);
     await device.close();
-    fn.notifyError();
+    fn.notifyError('error-detected');
     expect(signals).toBe(1);
   });
 });
