@@ -138,6 +138,29 @@ describe('a migration', () => {
     }
   });
 
+  test('of a state larger than one command carries goes in pieces', async () => {
+    const { open, vf, pf } = await machine({ drive: { mdts: 1, ioQueues: 254 } });
+    const [source, target] = [await open(0), await open(1)];
+    const guest = new Guest(source.device);
+    await guest.start();
+    for (let vector = 1; vector <= 254; vector++) await guest.setFeature(0x09, vector | 0x10000);
+    const { model } = vf(0);
+    for (let n = 0; n < 1000; n++) model.changedNamespaces.add(n);
+    for (let n = 0; n < 64; n++) model.errors.add({ sqId: 1, cid: n, status: 2, at: 0xffff, lba: n, nsid: 1 });
+    const commands: number[] = [];
+    pf.model.adminFault = (opcode) => {
+      commands.push(opcode);
+      return undefined;
+    };
+    const stream = await source.save();
+    expect(stream.length).toBeGreaterThan(8192);
+    await target.load(stream);
+    await target.set(STOP);
+    // Suspended; the size and two pieces read; suspended, reset and suspended anew; two pieces written.
+    expect(commands).toEqual([0x41, 0x42, 0x42, 0x42, 0x41, 0x41, 0x41, 0x41]);
+    expect(vf(1).model.migratable.capture()).toEqual(model.migratable.capture());
+  });
+
   test('that is given up leaves the source at work', async () => {
     const { open } = await machine();
     const vf = await open(0);

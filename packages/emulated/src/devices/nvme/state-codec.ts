@@ -8,12 +8,19 @@ export class StateWriter {
   #length = 0;
 
   u16(...values: readonly number[]): this {
-    for (const value of values) this.#view.setUint16(this.#take(2), value, true);
+    for (const value of values) {
+      const at = this.#take(2);
+      this.#view.setUint16(at, value, true);
+    }
     return this;
   }
 
   u32(...values: readonly number[]): this {
-    for (const value of values) this.#view.setUint32(this.#take(4), value >>> 0, true);
+    for (const value of values) {
+      // First of all: taking room may change what the bytes are in.
+      const at = this.#take(4);
+      this.#view.setUint32(at, value >>> 0, true);
+    }
     return this;
   }
 
