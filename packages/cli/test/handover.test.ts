@@ -1,5 +1,6 @@
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { cpSync, existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { VfioUserClient } from '@vfio/vfio-user';
@@ -106,6 +107,19 @@ test('a server that dies in the middle leaves the client where it was', async ()
   const c = await waiting(EDU_PROJECT, 4096);
   const refused = await command(['handover', '--from', a.control, '--to', c.incoming, '--max-pause', '4000']);
   expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('of the state is wrong')]);
+  expect(await read(a.client)).toBe(0x5a);
+  await a.client.close();
+}, 60_000);
+
+test('a server that has no room for the descriptors says so, and the client stays', async () => {
+  const a = await served();
+  const b = await waiting();
+  const { pid } = b.server.child;
+  // Room for the connection of the other server, and for nothing that comes with it.
+  const limit = readdirSync(`/proc/${pid}/fd`).length + 1;
+  execFileSync('prlimit', ['--pid', String(pid), `--nofile=${limit}:${limit}`]);
+  const { code, err } = await command(['handover', '--from', a.control, '--to', b.incoming]);
+  expect([code, err]).toEqual([1, expect.stringMatching(/no room for the descriptors.*EMFILE/)]);
   expect(await read(a.client)).toBe(0x5a);
   await a.client.close();
 }, 60_000);

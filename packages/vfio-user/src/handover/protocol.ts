@@ -10,7 +10,7 @@
  *    it before its device runs, the other one where that has failed, has gone, or takes too long. There is one token, so there
  *    is one who has the client, whoever dies when.
  */
-import { type ErrnoName, errnoError, VfioError, type VfioErrorCode } from '@vfio/uapi';
+import { ERRNO, type ErrnoName, errnoError, VFIO_ERROR_CODES, VfioError, type VfioErrorCode } from '@vfio/uapi';
 
 export const HANDOVER = {
   /** An {@link Offer}; descriptors: the token, the client's socket, the second one where there is one, the listening one likewise. */
@@ -45,9 +45,11 @@ export function encodeProblem(error: VfioError): Uint8Array {
 export function decodeProblem(payload: Uint8Array): VfioError | undefined {
   if (payload.length === 0) return undefined;
   try {
-    const { code, errno, message, device } = JSON.parse(new TextDecoder().decode(payload));
-    return new VfioError(code as VfioErrorCode, `the other server: ${String(message)}`, {
-      errno: errno as ErrnoName | undefined,
+    const { code, errno, message, device } = JSON.parse(new TextDecoder().decode(payload)) as Record<string, unknown>;
+    if (typeof message !== 'string') throw new TypeError('it says nothing');
+    const isKnown = typeof code === 'string' && Object.hasOwn(VFIO_ERROR_CODES, code);
+    return new VfioError(isKnown ? (code as VfioErrorCode) : 'ERR_VFIO_REMOTE', `the other server: ${message}`, {
+      errno: typeof errno === 'string' && Object.hasOwn(ERRNO, errno) ? (errno as ErrnoName) : 'EIO',
       op: 'handover',
       device: typeof device === 'string' ? device : undefined,
     });
