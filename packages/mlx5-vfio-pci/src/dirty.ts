@@ -154,10 +154,8 @@ class Tracker {
     }
   }
 
-  /** Ends tracking and gives everything back, last first. A report that waits ends with an error. */
+  /** Ends tracking and gives everything back, last first. */
   async stop(): Promise<void> {
-    this.#failed = true;
-    this.#wake?.();
     for (const step of this.#undo.splice(0).reverse()) await step().catch(() => undefined);
   }
 
@@ -204,7 +202,6 @@ class Tracker {
       const entry = new DataView(bytes.buffer, at, CQE_BYTES);
       const last = entry.getUint8(0x3f);
       if (last >> 4 !== 0xf && (last & 1) === (Math.floor(this.#consumed / entries) & 1)) return entry;
-      if (this.#failed) throw this.#error('logging was stopped while it reported');
       if (this.#hca.isGone) throw this.#error('the firmware has stopped');
       if (Date.now() >= end) throw this.#error('the firmware does not report');
       const woken = new Promise<void>((resolve) => {

@@ -106,6 +106,19 @@ describe('logging', () => {
     expect(await report(vf)).toEqual([]);
   });
 
+  test('whose firmware dies in the middle of a report fails at once, and not after a minute', async () => {
+    const { open, connectx } = await machine();
+    const vf = await open(0);
+    await start(vf);
+    // It has taken the question, and says nothing.
+    for (const tracker of connectx.hca.trackers.values()) tracker.report = async () => {};
+    const message = expect.stringMatching(/everything as dirty/);
+    const waiting = expect(report(vf)).rejects.toMatchObject({ errno: 'EIO', message });
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    connectx.firmware.die(0x1, true);
+    await waiting;
+  });
+
   test('gives everything back when it stops', async () => {
     const { open, connectx, hca } = await machine();
     const vf = await open(0);

@@ -1,48 +1,12 @@
-import { isVfioError, type MigrationData } from '@vfio/core';
-import { type CommandFault, CONNECTX_ENGINE as ENGINE } from '@vfio/emulated';
+import type { MigrationData } from '@vfio/core';
+import { CONNECTX_ENGINE as ENGINE } from '@vfio/emulated';
 import { expect, test } from 'vitest';
+import { attempt, FAILURES, type Failure, isDeath, isSilent, rigged, tables } from './helpers/faults.js';
 import { report, start, stop } from './helpers/logging.js';
-import { drain, feed, type Machine, machine, PAGE, STATE, stream, type Vf } from './helpers/setup.js';
-
-/** Milliseconds for a command that will not be answered; the others have all the time they need. */
-const SHORT = 10;
-const LONG = 30_000;
+import { drain, feed, PAGE, STATE, stream, type Vf } from './helpers/setup.js';
 
 /** More than the mailboxes of any command. */
 const MAILBOXES = 80;
-
-/** What happens to one command; or the firmware dies there, for good. */
-type Failure = CommandFault | 'dies' | 'dies in silence';
-
-const FAILURES: readonly (readonly [string, Failure])[] = [
-  ['is refused as an internal error', { status: 0x1 }],
-  ['is refused for the state of its resource', { status: 0x9 }],
-  ['is not delivered', { delivery: 0x6 }],
-  ['is answered with ones', { output: (output) => void output.fill(0xff, 8) }],
-  ['is answered with zeros', { output: (output) => void output.fill(0, 8) }],
-  ['stalls', 'stalls'],
-  ['is carried out and not answered', 'is not answered'],
-  ['is the last before the firmware dies and says so', 'dies'],
-  ['is the last before the firmware dies in silence', 'dies in silence'],
-];
-
-const isDeath = (failure: Failure): boolean => failure === 'dies' || failure === 'dies in silence';
-
-/** Whether the driver waits for the answer in vain. */
-const isSilent = (failure: Failure): boolean =>
-  failure === 'stalls' || failure === 'is not answered' || failure === 'dies in silence';
-
-/** Takes a step of which anything may come that is told: success, or an error with an errno and a sentence. */
-async function attempt<T>(step: () => T | Promise<T>): Promise<T | undefined> {
-  try {
-    return await step();
-  } catch (error) {
-    if (!isVfioError(error)) throw error;
-    expect(error.errno).toMatch(/^E[A-Z0-9]+$/);
-    expect(error.message.length).toBeGreaterThan(10);
-    return undefined;
-  }
-}
 
 /** A migration with dirty tracking, all of its arcs, step by step: where one fails the next is taken. */
 async function everything(source: Vf, target: Vf): Promise<readonly (MigrationData | undefined)[]> {
@@ -64,40 +28,6 @@ async function everything(source: Vf, target: Vf): Promise<readonly (MigrationDa
   const given = await attempt(() => source.set(STATE.PRE_COPY));
   await attempt(() => source.set(STATE.RUNNING));
   return [saving, resuming, given];
-}
-
-const tables = ({ connectx: { hca } }: Machine): number[] =>
-  [hca.memoryKeys, hca.protectionDomains, hca.completionQueues, hca.queuePairs, hca.trackers].map(({ size }) => size);
-
-/** A machine of which the n-th command fails, counted from when `arm` is called. */
-async function rigged() {
-  let commands = 0;
-  let sent = 0;
-  let silent = Number.POSITIVE_INFINITY;
-  let opcode = 0;
-  const made = await machine({
-    // Commands are sent in the order in which they are carried out.
-    core: { commandTimeoutMs: () => (sent++ >= silent ? SHORT : LONG), warn: () => {} },
-    connectx: { vfMemory: 4 * PAGE },
-  });
-  const { firmware } = made.connectx;
-  const arm = (at: number, failure: Failure): void => {
-    commands = 0;
-    sent = 0;
-    silent = isSilent(failure) ? at : Number.POSITIVE_INFINITY;
-    firmware.misbehave = (_id, current) => {
-      if (commands++ !== at) return undefined;
-      opcode = current;
-      silent = Number.POSITIVE_INFINITY;
-      if (failure !== 'dies' && failure !== 'dies in silence') return failure;
-      firmware.die(0x1, failure === 'dies');
-      return undefined;
-    };
-  };
-  const disarm = (): void => {
-    firmware.misbehave = undefined;
-  };
-  return { made, arm, disarm, count: () => commands, failed: () => opcode };
 }
 
 async function commandsOfEverything(): Promise<number> {

@@ -1,3 +1,5 @@
+// Device models have another (emulated's ConnectX): each finds the other's mistakes.
+
 /** Eight tables: byte n of eight at a time. */
 const TABLES: readonly Uint32Array[] = Array.from({ length: 8 }, () => new Uint32Array(256));
 for (let n = 0; n < 256; n++) {

@@ -1,5 +1,5 @@
 import type { DmaBuffer, DmaPool } from '@vfio/core';
-import { hex } from '@vfio/uapi';
+import { errnoError, hex } from '@vfio/uapi';
 import { lost, refused, undelivered } from './errors.js';
 import { REG, type Registers } from './registers.js';
 
@@ -104,7 +104,8 @@ export class CommandQueue {
    * @throws what the firmware or the interface answered (see errors.ts), ETIMEDOUT, ENOLINK where the function is gone.
    */
   async execute(name: string, input: Uint8Array, outputBytes: number, isPages = false): Promise<DataView> {
-    const slot = await this.#takeSlot(name, isPages);
+    const timeoutMs = this.#timeoutMs(name);
+    const slot = await this.#takeSlot(name, isPages, timeoutMs);
     let isOurs = false;
     const mailboxes: DmaBuffer[] = [];
     try {
@@ -115,7 +116,7 @@ export class CommandQueue {
       this.#fill(entry, input, inputChain[0]?.iova ?? 0, outputChain[0]?.iova ?? 0, outputBytes, token);
       const pending = this.#expect(slot);
       await this.#registers.write(REG.COMMAND_DOORBELL, (1 << slot) >>> 0);
-      await this.#wait(name, entry, pending);
+      await this.#wait(name, entry, pending, timeoutMs);
       isOurs = true;
       const delivery = entry.getUint8(0x3f) >> 1;
       if (delivery !== 0) throw undelivered(name, delivery, this.#device);
@@ -146,18 +147,33 @@ export class CommandQueue {
     }
   }
 
-  async #takeSlot(name: string, isPages: boolean): Promise<number> {
-    const last = this.#slots - 1;
+  async #takeSlot(name: string, isPages: boolean, timeoutMs: number): Promise<number> {
+    const end = Date.now() + timeoutMs;
     for (;;) {
       if (this.#broken !== undefined) throw lost(name, 'ENOLINK', this.#broken.message, this.#device);
       this.#reclaim();
-      for (let slot = isPages ? last : 0; slot < (isPages ? this.#slots : last); slot++) {
-        if (this.#busy.has(slot)) continue;
+      const slot = this.#freeSlot(isPages);
+      if (slot !== undefined) {
         this.#busy.add(slot);
         return slot;
       }
-      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+      const left = end - Date.now();
+      // Nothing was sent, so nothing was done: those before it are what is not answered.
+      if (left <= 0)
+        throw errnoError('EBUSY', `${name}: no entry of the command queue became free within ${timeoutMs} ms`, {
+          op: name,
+          device: this.#device,
+        });
+      await withTimeout(new Promise<void>((resolve) => this.#waiting.push(resolve)), left);
     }
+  }
+
+  #freeSlot(isPages: boolean): number | undefined {
+    const last = this.#slots - 1;
+    // Pages have the last entry, and another where nobody answers for that one.
+    if (isPages && !this.#busy.has(last)) return last;
+    for (let slot = 0; slot < last; slot++) if (!this.#busy.has(slot)) return slot;
+    return undefined;
   }
 
   #entry(slot: number): DataView {
@@ -223,8 +239,7 @@ export class CommandQueue {
   }
 
   /** Waits until the entry is ours again: told by an event, or looked at. */
-  async #wait(name: string, entry: DataView, pending: Pending): Promise<void> {
-    const timeoutMs = this.#timeoutMs(name);
+  async #wait(name: string, entry: DataView, pending: Pending, timeoutMs: number): Promise<void> {
     const end = Date.now() + timeoutMs;
     for (let polls = 0; isOwned(entry); polls++) {
       if (this.#broken !== undefined) throw lost(name, 'ENOLINK', this.#broken.message, this.#device);
