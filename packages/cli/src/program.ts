@@ -1,7 +1,6 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { deviceOf, toClient } from '@vfio/core';
-import { createDemoHost } from '@vfio/emulated';
 import { COMPAT_MODES } from '@vfio/vfio-user';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { BindOptions, UnbindOptions } from './commands/bind.js';
@@ -98,6 +97,8 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
   };
   const emulated = async (): Promise<Session> => {
     const setup = hostSetup();
+    // Not at the start: commands on this machine do without its models.
+    const { createDemoHost } = await import('@vfio/emulated');
     const opened = openSession(createDemoHost(), await installed(), warn);
     await setUpHost(opened, setup);
     return opened;
