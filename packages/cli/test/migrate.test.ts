@@ -155,7 +155,8 @@ test('Ctrl-C leaves the source running as it was and the destination clean', asy
   await arrives(to);
   child.kill('SIGINT');
   const [err, code] = await Promise.all([text(child.stderr), once(child, 'close').then(([exit]) => exit)]);
-  expect([code, err]).toEqual([1, 'vfio: stopped: the device runs where it was\n']);
+  expect(code).toBe(1);
+  expect(err).toMatch(/^vfio: 0000:03:00.0: the move was cancelled: the device runs on \(/);
   expect([await from.state(), await to.state()]).toEqual(['RUNNING', 'RUNNING']);
   expect(await from.read()).toBe(0x44);
   // It could be done again at once.

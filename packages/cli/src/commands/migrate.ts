@@ -70,11 +70,6 @@ export async function migrate(options: MigrateOptions, io: Io): Promise<void> {
     bar.end();
     if (options.json === true) printJson(io, result);
     else printResult(result, io);
-  } catch (error) {
-    // Both sides have put things back by now.
-    if (io.signal.aborted)
-      io.err(`vfio: stopped: ${options.from === undefined ? 'nothing was loaded' : 'the device runs where it was'}\n`);
-    throw error;
   } finally {
     bar.end();
   }

@@ -233,7 +233,11 @@ async function withChannel<T>(
   const channel = new MoveChannel(fd, stallMs);
   const onAbort = () =>
     channel.interrupt(
-      new VfioError('ERR_VFIO_STATE', 'it was cancelled', { errno: 'ECANCELED', op: 'migrate', cause: signal?.reason }),
+      new VfioError('ERR_VFIO_STATE', 'it was cancelled: nothing of it stays', {
+        errno: 'ECANCELED',
+        op: 'migrate',
+        cause: signal?.reason,
+      }),
     );
   signal?.addEventListener('abort', onAbort, { once: true });
   if (signal?.aborted) onAbort();

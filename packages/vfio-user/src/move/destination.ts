@@ -267,7 +267,7 @@ export async function writeAll(stream: MigrationData, from: Uint8Array): Promise
 }
 
 function cancelled(reason: unknown): VfioError {
-  return new VfioError('ERR_VFIO_STATE', 'the move was cancelled', {
+  return new VfioError('ERR_VFIO_STATE', 'the move was cancelled: the device is reset', {
     errno: 'ECANCELED',
     op: 'migrate',
     cause: reason,

@@ -451,7 +451,7 @@ class Source {
 const NOTHING = { initialBytes: 0n, dirtyBytes: 0n } as const;
 
 function cancelled(reason: unknown): VfioError {
-  return new VfioError('ERR_VFIO_STATE', 'the move was cancelled', {
+  return new VfioError('ERR_VFIO_STATE', 'the move was cancelled: the device runs on', {
     errno: 'ECANCELED',
     op: 'migrate',
     cause: reason,
