@@ -9,6 +9,8 @@ export interface DriversOptions {
   /** The file of the command, where it is one. */
   readonly script: string | undefined;
   readonly env: Readonly<Record<string, string | undefined>>;
+  /** Make the index anew, whatever is kept. */
+  readonly rebuild?: boolean;
   /** Told of packages that cannot be used. */
   readonly warn: (message: string) => void;
 }
@@ -18,10 +20,11 @@ export interface DriversOptions {
  * `VFIO_CACHE` names another place for the merged index.
  */
 export async function installedDrivers(options: DriversOptions): Promise<InstalledDrivers> {
-  const { cwd, script, env, warn } = options;
+  const { cwd, script, env, rebuild = false, warn } = options;
   const drivers = await discoverDrivers({
     from: cwd,
     conditions: PLATFORM_CONDITIONS,
+    rebuild,
     ...(script === undefined ? {} : { cli: script }),
     ...(env['VFIO_CACHE'] === undefined ? {} : { cacheDirectory: env['VFIO_CACHE'] }),
   });

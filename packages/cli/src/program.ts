@@ -165,6 +165,16 @@ export function createProgram(io: Io, setExitCode: (code: number) => void): Comm
     });
 
   program
+    .command('depmod')
+    .description('makes the index of the installed drivers anew, and says what is in it and what is not')
+    .option('--json', 'one JSON document')
+    .action(async (options: JsonOption) => {
+      const { depmod } = await import('./commands/depmod.js');
+      const about = { cwd: io.cwd, script: io.script, env: io.env, rebuild: true, warn: () => {} };
+      if (!(await depmod(await installedDrivers(about), options, io))) setExitCode(1);
+    });
+
+  program
     .command('info')
     .description('device info, regions, interrupts and decoded config space of a function or a served device')
     .argument('<what>', 'an address, or the socket of a server')

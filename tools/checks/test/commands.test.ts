@@ -173,9 +173,9 @@ test('what the guide shows of `vfio serve` is what it prints', async () => {
 const cliPage = readFileSync(join(ROOT, 'docs/reference/cli.md'), 'utf8');
 const METHODS = ['info', 'state', 'metrics', 'trace'].map((method) => ['control', method]);
 const COMMANDS = [
-  ...['list', 'match', 'info', 'bind', 'unbind', 'doctor', 'serve', 'migrate', 'handover', 'demo'].map((name) => [
-    name,
-  ]),
+  ...['list', 'match', 'depmod', 'info', 'bind', 'unbind', 'doctor', 'serve', 'migrate', 'handover', 'demo'].map(
+    (name) => [name],
+  ),
   ['demo', 'load'],
   ...METHODS,
 ];

@@ -35,6 +35,8 @@ export interface DiscoverOptions {
   readonly cli?: string | URL;
   /** Where merged indexes are kept. Default: `$XDG_CACHE_HOME/vfio` or `~/.cache/vfio`; false: nowhere. */
   readonly cacheDirectory?: string | false;
+  /** Make the index anew, whatever is kept. Default: only where something has changed. */
+  readonly rebuild?: boolean;
   /** Conditions that drivers may require. Default: none holds. */
   readonly conditions?: FunctionConditions;
   /** Conditions of `exports` that are active when a driver is loaded. Default: those of Node's `import`. */
@@ -61,15 +63,23 @@ export class InstalledDrivers implements DriverSource {
   readonly index: AliasIndex;
   /** Whether the index came from the cache. */
   readonly fromCache: boolean;
+  /** The folder in which the merged index is kept; undefined where it is kept nowhere. */
+  readonly indexDirectory: string | undefined;
   readonly #source: AliasDriverSource;
   readonly #search: PackageSearch;
   readonly #exportConditions: readonly string[];
   readonly #loaded = new Map<string, Promise<PciDriver>>();
 
-  constructor(catalog: Catalog, search: PackageSearch, options: DiscoverOptions, fromCache: boolean) {
+  constructor(
+    catalog: Catalog,
+    search: PackageSearch,
+    options: DiscoverOptions,
+    kept: { readonly fromCache: boolean; readonly directory: string | undefined },
+  ) {
     this.drivers = catalog.drivers;
     this.problems = catalog.problems;
-    this.fromCache = fromCache;
+    this.fromCache = kept.fromCache;
+    this.indexDirectory = kept.directory;
     this.index = new AliasIndex(parseModulesAlias(catalog.aliases).aliases, { drivers: catalog.drivers });
     this.#search = search;
     this.#exportConditions = options.exportConditions ?? NODE_CONDITIONS;
@@ -157,12 +167,15 @@ export async function discoverDrivers(options: DiscoverOptions = {}): Promise<In
   const root = options.cacheDirectory ?? defaultCacheDirectory() ?? false;
   const cache = root === false ? undefined : new AliasCache(root, search.directories);
   // A package.json that could not be read hides what it depends on: not a state to be kept.
-  const kept = search.broken.length > 0 ? undefined : await cache?.read(packageFiles);
-  if (kept !== undefined) return new InstalledDrivers(kept, search, options, true);
+  const mayKeep = search.broken.length === 0 ? cache : undefined;
+  const kept = options.rebuild === true ? undefined : await mayKeep?.read(packageFiles);
+  if (kept !== undefined)
+    return new InstalledDrivers(kept, search, options, { fromCache: true, directory: cache?.directory });
 
   const { catalog, files } = await buildCatalog(search);
-  if (search.broken.length === 0) await cache?.write(catalog, files);
-  return new InstalledDrivers(catalog, search, options, false);
+  const isKept = (await mayKeep?.write(catalog, files)) === true;
+  const directory = isKept ? cache?.directory : undefined;
+  return new InstalledDrivers(catalog, search, options, { fromCache: false, directory });
 }
 
 /** Reads every package; nothing that one of them holds can make it throw. */
