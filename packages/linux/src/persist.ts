@@ -1,4 +1,3 @@
-import { hex } from '@vfio/uapi';
 import type { LinuxPciFunction } from './function.js';
 import type { KernelDriver } from './kernel-modules.js';
 import type { LinuxSystem } from './system.js';
@@ -69,4 +68,5 @@ function ownerRules(fn: LinuxPciFunction, owner: string): string[] {
   ];
 }
 
-const id = (value: number): string => `0x${hex(value).slice(2).padStart(4, '0')}`;
+/** As the attributes `vendor` and `device` show ids. */
+const id = (value: number): string => `0x${value.toString(16).padStart(4, '0')}`;

@@ -35,9 +35,9 @@ export interface PlannedRelease {
   readonly changes: boolean;
 }
 
-/** Records of functions that are not there any more, or whose place another one has. */
 export interface UnbindPlan {
   readonly functions: readonly PlannedRelease[];
+  /** Addresses of which something is kept and where that function is not any more; what is kept is dropped. */
   readonly stale: readonly string[];
 }
 
