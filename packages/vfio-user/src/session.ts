@@ -720,7 +720,7 @@ export class ServerSession implements LoopSource, HandlerContext {
 
   /** A command that waited in the other process. */
   adoptRequest(request: Request): void {
-    this.#waiting.push(request);
+    this.#waiting.adopt(request);
   }
 
   /** Ends the session as {@link end} does, but leaves the client alone: its connection is another process's. Idempotent. */

@@ -75,9 +75,14 @@ export class WaitingRequests {
   }
 
   push(request: Request): void {
+    this.adopt(request);
+    this.#answerLate();
+  }
+
+  /** One that waited in another process, to whose client nothing may be said yet. */
+  adopt(request: Request): void {
     this.#queue.push(request);
     this.#count(request, 1);
-    this.#answerLate();
   }
 
   /** The next request to run; undefined where none waits. */

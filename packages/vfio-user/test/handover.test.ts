@@ -309,6 +309,24 @@ describe('a client stays where it is', () => {
     expect(b.device.openCount).toBe(0);
   });
 
+  test('and hears nothing of a server that did not take it, however late that finds its commands', async () => {
+    const a = await served();
+    const target = await movable();
+    const b = await waiting(target, { deadlineMs: 1 });
+    const gate = deferred();
+    a.migration.slow = gate.promise;
+    target.migration.failing.add(STATE.RUNNING);
+    const handover = a.server.handover(b.path);
+    await until(() => a.device.pending !== undefined);
+    const call = add(a.client, 4);
+    const reading = read32(a.client, 0, MOVABLE.SUM);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    gate.resolve();
+    await expect(handover).rejects.toMatchObject({ errno: 'EIO' });
+    expect([await call, await reading]).toEqual([4, 4]);
+    await stays(a, [5, 2]);
+  });
+
   test('where the device does not run at the other server: it gives the client back', async () => {
     const { a, b } = await pair();
     b.migration.failing.add(STATE.RUNNING);
