@@ -9,7 +9,7 @@ interface Manifest {
   readonly exports: unknown;
   readonly types?: string;
   readonly bin?: Readonly<Record<string, string>>;
-  readonly vfio?: { readonly drivers: readonly { readonly alias: string }[] };
+  readonly vfio?: { readonly drivers: readonly { readonly alias?: string }[] };
 }
 
 interface Tarball {
@@ -92,7 +92,11 @@ describe.each(all)('the tarball of $manifest.name', ({ folder, files, manifest }
 
   test('has every file that its manifest names', () => {
     const { exports, types, bin = {}, vfio } = manifest;
-    const named = [...exported(exports), ...Object.values(bin), ...(vfio?.drivers.map(({ alias }) => alias) ?? [])];
+    const named = [
+      ...exported(exports),
+      ...Object.values(bin),
+      ...(vfio?.drivers.flatMap(({ alias }) => alias ?? []) ?? []),
+    ];
     if (types !== undefined) named.push(types);
     const missing = named.filter((path) =>
       path.includes('*')
