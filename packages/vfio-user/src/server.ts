@@ -512,8 +512,9 @@ export class VfioUserServer implements LoopSource {
 
   async #close(): Promise<void> {
     this.#unlisten();
-    await this.#incoming?.close();
-    await this.#leaving;
+    // Without a turn of the event loop where there is nothing to wait for: no message comes between.
+    if (this.#incoming !== undefined) await this.#incoming.close();
+    if (this.#leaving !== undefined) await this.#leaving;
     clearTimeout(this.#retry);
     if (this.#file !== undefined) {
       removeLocalServer(this.#file.identity);

@@ -747,7 +747,7 @@ export class ServerSession implements LoopSource, HandlerContext {
       this.#isPaused = true;
       this.loop.messages.pause(this.#connection.socket.id);
     }
-    await this.#operationEnds(performance.now() + graceMs);
+    if (this.#operation !== undefined) await this.#operationEnds(performance.now() + graceMs);
     this.end(reason);
   }
 
