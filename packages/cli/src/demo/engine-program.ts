@@ -103,7 +103,13 @@ export class EngineProgram {
         this.#place = await moved(refusal);
         await this.#ring();
       }
-      await this.#latch.wait();
+      try {
+        await this.#latch.wait();
+      } catch (error) {
+        // Where the server is gone, that is what there is to say.
+        await this.counters();
+        throw error;
+      }
       this.turns++;
     }
   }
