@@ -1,4 +1,5 @@
 /** What can go wrong while a device moves: at every message, and in every field of one. */
+import { setTimeout as delay } from 'node:timers/promises';
 import { crc32 } from 'node:zlib';
 import { socketpair } from '@vfio/native';
 import { VFIO_MIGRATION_PRE_COPY, VFIO_MIGRATION_STOP_COPY } from '@vfio/uapi';
@@ -300,6 +301,19 @@ test('a destination that cannot start its device says so after COMMIT, and the s
   expect(out).toMatchObject({ status: 'rejected', reason: { message: expect.stringMatching(/it does not start/) } });
   expect(isUndecided((out as PromiseRejectedResult).reason)).toBe(false);
   expect(from.toy.current).toBe(STATE.RUNNING);
+});
+
+test('a source whose device is slow to stop for good says that it is there, also after END', async () => {
+  const { from, to, move } = await two();
+  const arc = from.toy.ops.setState;
+  from.toy.ops.setState = async (dev, next) => {
+    // Longer than it is silent.
+    if (from.toy.current === STATE.STOP_COPY && next === STATE.STOP) await delay(1300);
+    return arc(dev, next);
+  };
+  const [out, into] = await move();
+  expect([out.status, into.status]).toEqual(['fulfilled', 'fulfilled']);
+  expect([from.toy.current, to.toy.current]).toEqual([STATE.STOP, STATE.RUNNING]);
 });
 
 test('a driver that refuses the state says so to both', async () => {

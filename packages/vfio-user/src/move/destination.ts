@@ -9,7 +9,7 @@ import {
 } from '@vfio/uapi';
 import type { MappedRange } from '../dma.js';
 import { MOVE_STALL_MS } from '../limits.js';
-import { MoveChannel } from './channel.js';
+import { checkType, MoveChannel } from './channel.js';
 import { type MoveEnd, type MovePhase, type MoveProgress, PROGRESS_MS } from './end.js';
 import {
   checkCompatible,
@@ -122,7 +122,7 @@ class Destination {
     await this.#load(stream);
     await setState(this.#end.device, VFIO_DEVICE_STATE_STOP);
     await this.#channel.send(RECORD.LOADED, encodeTotals(this.#totals));
-    await this.#channel.expect(RECORD.COMMIT);
+    await this.#awaitCommit();
     // The source has stopped for good: nothing but the device itself keeps this one from running.
     this.#phase = 'commit';
     await setState(this.#end.device, VFIO_DEVICE_STATE_RUNNING);
@@ -130,6 +130,18 @@ class Destination {
     await this.#channel.send(RECORD.DONE).catch(() => {});
     this.#tell(true);
     return this.#movedIn();
+  }
+
+  /** Until its device has stopped the source goes on to say that it is there. */
+  async #awaitCommit(): Promise<void> {
+    for (;;) {
+      const record = await this.#channel.receive();
+      if (record.type !== RECORD.ROUND) {
+        checkType(record, RECORD.COMMIT);
+        return;
+      }
+      this.#round = decodeRound(record.payload);
+    }
   }
 
   #movedIn(): MovedIn {

@@ -10,9 +10,9 @@
  * ```
  *
  * The source sends HELLO and RANGES, the destination ACCEPT. Then come ROUND, STATE and MEMORY in any order, and END. The
- * destination has put everything together: LOADED. The source's device has stopped for good: COMMIT. The destination's
- * runs: DONE. Either side may send FAILED and is gone then. COMMIT is the moment: a source that did not send it lets its
- * device run again, a destination that did not receive it never lets its own run.
+ * destination has put everything together: LOADED. The source's device has stopped for good: COMMIT; until then ROUND may
+ * come, as a sign of life. The destination's runs: DONE. Either side may send FAILED and is gone then. COMMIT is the moment:
+ * a source that did not send it lets its device run again, a destination that did not receive it never lets its own run.
  */
 import { crc32 } from 'node:zlib';
 import { errnoError, VfioError } from '@vfio/uapi';
