@@ -36,6 +36,8 @@ export function vfioBaseOps(base: VfioDeviceOps): VfioDeviceOps {
       }
       if (dev.baseMigrates && dev.migrationOps !== undefined)
         dev.warn('the device below migrates itself; its migration is used, not that of this driver');
+      // Its open resets the function, as core's does over hardware.
+      notifyReset(dev);
       // The base may add regions of its own at open.
       dev.baseRegions = Math.max(base.getInfo(dev).numRegions, VFIO_PCI_NUM_REGIONS);
       watches.set(

@@ -293,6 +293,18 @@ describe('core over core', () => {
     await again.close();
   });
 
+  test('gives each user a function that was reset: what the last one stopped runs for the next', async () => {
+    const toy = new ToyMigration(7);
+    const { device, upper } = await stacked(OPTIONS(), toy.factory);
+    await device.deviceFeature({ flags: VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | SET, value: { state: STATE.STOP } });
+    await device.close();
+    const again = await upper.open();
+    expect(again.deviceFeature({ flags: VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | GET })).toMatchObject({
+      state: STATE.RUNNING,
+    });
+    await again.close();
+  });
+
   test('runs a driver with migration on a base without: its features, its reset', async () => {
     const toy = new ToyMigration(7);
     const { device, fn } = await stacked(OPTIONS(), toy.factory);
