@@ -41,7 +41,7 @@ export async function main(args: readonly string[], io: Io): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : USAGE;
     // Whoever stopped it knows.
-    if (isStop(error, io.signal)) return FAILURE;
+    if (io.signal.aborted && error === io.signal.reason) return FAILURE;
     report(error, program.opts<{ debug?: boolean }>().debug === true, io);
     return error instanceof UsageError || isVfioError(error, 'ERR_VFIO_INVALID_ID') ? USAGE : FAILURE;
   }
@@ -52,10 +52,6 @@ function ownHint(error: VfioError): string | undefined {
   const hint = error.details?.['try'];
   return typeof hint === 'string' ? hint : undefined;
 }
-
-/** Whether a command failed because it was stopped, and because of nothing else. */
-const isStop = (error: unknown, signal: AbortSignal): boolean =>
-  signal.aborted && (error === signal.reason || (isVfioError(error) && error.errno === 'ECANCELED'));
 
 function report(error: unknown, debug: boolean, io: Io): void {
   const known = isVfioError(error);
