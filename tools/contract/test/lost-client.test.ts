@@ -8,6 +8,7 @@ import { NvmeGuest } from '../src/nvme-guest.js';
 import { bound, Served } from '../src/subjects.js';
 
 const BLOCKS = 5;
+const IOVA = 0x100000n;
 
 /** What is on the media when a client wrote, its socket went, and then the power. */
 async function afterLoss(driver: PciDriver, isFlushing: boolean) {
@@ -21,7 +22,9 @@ async function afterLoss(driver: PciDriver, isFlushing: boolean) {
   try {
     // A vfio-user client says no goodbye: to the server, closing its end is the same as being killed.
     const client = await VfioUserClient.connect(served.path);
-    const guest = await NvmeGuest.start(client);
+    const memory = await client.dmaAlloc({ iova: IOVA, size: 0x8000 });
+    await client.write(7, 4, Uint8Array.of(0x06, 0x04));
+    const guest = await NvmeGuest.start(client, { iova: IOVA, bytes: memory.bytes });
     for (let lba = 0; lba < BLOCKS; lba++) await guest.writeBlock(lba, lba + 1);
     if (isFlushing) await guest.beginFlush();
     await client.close();
