@@ -1,9 +1,10 @@
-import { deviceOf, OpsRegistry, PciBus, type VfioDeviceClient, type VfioDeviceProvider } from '@vfio/core';
+import { deviceOf, OpsRegistry, PciBus, type VfioDeviceProvider } from '@vfio/core';
 import { ConnectX, EmulatedPciHost, CONNECTX_ENGINE as ENGINE } from '@vfio/emulated';
 import { mlx5VfioPciDriver } from '@vfio/mlx5-vfio-pci';
 import { type Mlx5Core, mlx5CoreDriver } from '@vfio/mlx5-vfio-pci/hca';
 import type { DeviceState, DeviceWorkload } from '@vfio/testing';
 import { VFIO_PCI_MSIX_IRQ_INDEX } from '@vfio/uapi';
+import { putCopy, readEngine, startEngine, writeEngine } from './engine.js';
 import { sharedMemory } from './subjects.js';
 
 const PAGE = 4096;
@@ -55,23 +56,11 @@ export async function mlx5Functions(memoryPages = 16): Promise<Mlx5Functions> {
   return { devices, held, close: () => bus.close() };
 }
 
-async function read(device: VfioDeviceClient, register: number): Promise<number> {
-  const bytes = new Uint8Array(4);
-  await device.read(0, ENGINE.BASE + register, bytes);
-  return new DataView(bytes.buffer).getUint32(0, true);
-}
-
-async function write(device: VfioDeviceClient, register: number, value: number): Promise<void> {
-  const bytes = new Uint8Array(4);
-  new DataView(bytes.buffer).setUint32(0, value, true);
-  await device.write(0, ENGINE.BASE + register, bytes);
-}
-
 /** Registers that mean nothing to the engine, which must be moved for that very reason. */
 export const mlx5State: DeviceState = {
   async put(device, seed) {
     for (let at = ENGINE.SCRATCH; at < ENGINE.END; at += 4)
-      await write(device, at, Math.imul(seed + at, 0x9e3779b1) >>> 0);
+      await writeEngine(device, at, Math.imul(seed + at, 0x9e3779b1));
   },
   async get(device) {
     const bytes = new Uint8Array(ENGINE.END - ENGINE.SCRATCH);
@@ -90,12 +79,7 @@ const COPIES = 5;
 export const mlx5Workload = (map: DeviceWorkload['map']): DeviceWorkload => ({
   map,
   async run(device, { iova, bytes }, random) {
-    await write(device, ENGINE.CONTROL, 0);
-    await write(device, ENGINE.RING_LOW, Number(iova & 0xffffffffn));
-    await write(device, ENGINE.RING_HIGH, Number(iova >> 32n));
-    await write(device, ENGINE.RING_LOG_SIZE, LOG_RING);
-    await write(device, ENGINE.VECTOR, VECTOR);
-    await write(device, ENGINE.CONTROL, ENGINE.CONTROL_ENABLE);
+    await startEngine(device, { iova, logSize: LOG_RING, vector: VECTOR });
     const view = new DataView(bytes.buffer, bytes.byteOffset);
     const ranges = [{ iova, length: BigInt(COPIES * ENGINE.DESCRIPTOR_BYTES) }];
     bytes.fill(0x5a, COPIES * ENGINE.DESCRIPTOR_BYTES, PAGE);
@@ -104,16 +88,18 @@ export const mlx5Workload = (map: DeviceWorkload['map']): DeviceWorkload => ({
       const part = Math.floor((bytes.length - PAGE) / COPIES);
       const length = ENGINE.DESCRIPTOR_BYTES + Math.floor(random() * (PAGE - ENGINE.DESCRIPTOR_BYTES));
       const to = PAGE + n * part + Math.floor(random() * (part - length));
-      const at = n * ENGINE.DESCRIPTOR_BYTES;
-      view.setUint32(at, (ENGINE.COPY | (n === COPIES - 1 ? ENGINE.INTERRUPT : 0)) >>> 0, true);
-      view.setUint32(at + 4, length, true);
-      view.setBigUint64(at + 8, iova, true);
-      view.setBigUint64(at + 16, iova + BigInt(to), true);
+      putCopy(view, n * ENGINE.DESCRIPTOR_BYTES, {
+        from: iova,
+        to: iova + BigInt(to),
+        length,
+        isLast: n === COPIES - 1,
+      });
       ranges.push({ iova: iova + BigInt(to), length: BigInt(length) });
     }
-    await write(device, ENGINE.PRODUCER, COPIES);
-    while ((await read(device, ENGINE.CONSUMER)) !== COPIES) {
-      if (((await read(device, ENGINE.STATUS)) & ENGINE.STATUS_ERROR) !== 0) throw new Error('the engine stands still');
+    await writeEngine(device, ENGINE.PRODUCER, COPIES);
+    while ((await readEngine(device, ENGINE.CONSUMER)) !== COPIES) {
+      if (((await readEngine(device, ENGINE.STATUS)) & ENGINE.STATUS_ERROR) !== 0)
+        throw new Error('the engine stands still');
       await new Promise((resolve) => setImmediate(resolve));
     }
     return ranges;

@@ -2,6 +2,7 @@ import { type EventTrigger, isVfioError } from '@vfio/core';
 import { CONNECTX_ENGINE as ENGINE } from '@vfio/emulated';
 import { VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_PCI_MSIX_IRQ_INDEX } from '@vfio/uapi';
 import type { VfioUserClient } from '@vfio/vfio-user';
+import { putCopy, readEngine, startEngine, writeEngine } from './engine.js';
 
 const VECTOR = 3;
 const RING_LOG = 5;
@@ -79,12 +80,8 @@ export class MovingLoad {
         triggers: [null, null, null, this.interrupts],
       });
     }
-    const { iova } = this.#here;
-    await this.#write(ENGINE.RING_LOW, Number(iova & 0xffffffffn));
-    await this.#write(ENGINE.RING_HIGH, Number(iova >> 32n));
-    await this.#write(ENGINE.RING_LOG_SIZE, RING_LOG);
-    await this.#write(ENGINE.VECTOR, VECTOR);
-    await this.#write(ENGINE.CONTROL, ENGINE.CONTROL_ENABLE);
+    const { client, iova } = this.#here;
+    await startEngine(client, { iova, logSize: RING_LOG, vector: VECTOR });
   }
 
   /** Works until {@link stop}, then until everything that was handed over has ended. */
@@ -127,10 +124,7 @@ export class MovingLoad {
       for (let at = 0; at < PAGE; at++) bytes[SOURCE + at] = (at * 13 + seed) & 0xff;
       for (const { slot, isLast, size, to } of jobs) {
         const at = slot * ENGINE.DESCRIPTOR_BYTES;
-        view.setUint32(at, (ENGINE.COPY | (isLast ? ENGINE.INTERRUPT : 0)) >>> 0, true);
-        view.setUint32(at + 4, size, true);
-        view.setBigUint64(at + 8, iova + BigInt(SOURCE), true);
-        view.setBigUint64(at + 16, iova + BigInt(to), true);
+        putCopy(view, at, { from: iova + BigInt(SOURCE), to: iova + BigInt(to), length: size, isLast });
         view.setUint32(at + 24, 0, true);
       }
       await this.#write(ENGINE.PRODUCER, (this.#produced + count) | 0);
@@ -167,15 +161,11 @@ export class MovingLoad {
     }
   }
 
-  async #read(register: number): Promise<number> {
-    const bytes = new Uint8Array(4);
-    await this.#here.client.read(0, ENGINE.BASE + register, bytes);
-    return new DataView(bytes.buffer).getUint32(0, true);
+  #read(register: number): Promise<number> {
+    return readEngine(this.#here.client, register);
   }
 
-  async #write(register: number, value: number): Promise<void> {
-    const bytes = new Uint8Array(4);
-    new DataView(bytes.buffer).setUint32(0, value, true);
-    await this.#here.client.write(0, ENGINE.BASE + register, bytes);
+  #write(register: number, value: number): Promise<void> {
+    return writeEngine(this.#here.client, register, value);
   }
 }

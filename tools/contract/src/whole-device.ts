@@ -4,7 +4,6 @@ import {
   dmaSpaceLogOps,
   type PciDriver,
   pciDriverOverrideDeviceVfio,
-  type VfioDeviceClient,
   type VfioDeviceOps,
   type VfioOpsFactory,
   type VfioPciCoreDevice,
@@ -28,6 +27,7 @@ import {
   VFIO_PCI_MSIX_IRQ_INDEX,
   VFIO_REGION_INFO_FLAG_READ,
 } from '@vfio/uapi';
+import { read32, write32 } from './registers.js';
 import { type Movable, type StreamVersion, WholeMigration } from './whole-migration.js';
 
 const ADDRESS = '0000:01:00.0';
@@ -172,17 +172,6 @@ export function wholeDriver(
   });
 }
 
-async function access(device: VfioDeviceClient, offset: number, value?: number): Promise<number> {
-  const bytes = new Uint8Array(4);
-  const view = new DataView(bytes.buffer);
-  if (value === undefined) await device.read(0, offset, bytes);
-  else {
-    view.setUint32(0, value, true);
-    await device.write(0, offset, bytes);
-  }
-  return view.getUint32(0, true);
-}
-
 /** The engine of a {@link WholeDevice}, over memory of this process. */
 export const wholeDma: DeviceDma = {
   interrupt: { index: VFIO_PCI_MSIX_IRQ_INDEX, vector: 0 },
@@ -193,19 +182,19 @@ export const wholeDma: DeviceDma = {
     return bytes;
   },
   async write(device, iova, length) {
-    await access(device, ENGINE.ADDRESS, Number(iova & 0xffffffffn));
-    await access(device, ENGINE.ADDRESS + 4, Number(iova >> 32n));
-    await access(device, ENGINE.LENGTH, length);
-    await access(device, ENGINE.GO, 1);
-    while ((await access(device, ENGINE.GO)) !== 0) await new Promise((resolve) => setImmediate(resolve));
+    await write32(device, ENGINE.ADDRESS, Number(iova & 0xffffffffn));
+    await write32(device, ENGINE.ADDRESS + 4, Number(iova >> 32n));
+    await write32(device, ENGINE.LENGTH, length);
+    await write32(device, ENGINE.GO, 1);
+    while ((await read32(device, ENGINE.GO)) !== 0) await new Promise((resolve) => setImmediate(resolve));
   },
 };
 
 /** What the engine is to do next, which it is never told to begin. */
 export const wholeState: DeviceState = {
   async put(device, seed) {
-    await access(device, ENGINE.ADDRESS, Math.imul(seed, 0x01010101));
-    await access(device, ENGINE.LENGTH, seed);
+    await write32(device, ENGINE.ADDRESS, Math.imul(seed, 0x01010101));
+    await write32(device, ENGINE.LENGTH, seed);
   },
   async get(device) {
     const bytes = new Uint8Array(12);
