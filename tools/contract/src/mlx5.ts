@@ -1,11 +1,11 @@
-import { deviceOf, OpsRegistry, PciBus, type VfioDeviceProvider } from '@vfio/core';
+import type { VfioDeviceProvider } from '@vfio/core';
 import { ConnectX, EmulatedPciHost, CONNECTX_ENGINE as ENGINE } from '@vfio/emulated';
 import { mlx5VfioPciDriver } from '@vfio/mlx5-vfio-pci';
 import { type Mlx5Core, mlx5CoreDriver } from '@vfio/mlx5-vfio-pci/hca';
 import type { DeviceState, DeviceWorkload } from '@vfio/testing';
 import { VFIO_PCI_MSIX_IRQ_INDEX } from '@vfio/uapi';
 import { putCopy, readEngine, startEngine, writeEngine } from './engine.js';
-import { sharedMemory } from './subjects.js';
+import { sharedMemory, virtualFunctions } from './subjects.js';
 
 const PAGE = 4096;
 const VECTOR = 3;
@@ -33,18 +33,7 @@ export async function mlx5Functions(memoryPages = 16): Promise<Mlx5Functions> {
       return model;
     },
   });
-  const bus = new PciBus(host, { ops: new OpsRegistry() });
-  await bus.register(mlx5CoreDriver());
-  await bus.register(mlx5VfioPciDriver());
-  await bus.bindOverride(pf, 'mlx5_core');
-  await bus.sriovConfigure(pf, 2);
-  const devices: VfioDeviceProvider[] = [];
-  for (const address of ['0000:01:00.1', '0000:01:00.2']) {
-    const fn = host.find(address);
-    if (fn === undefined) throw new Error(`no ${address}`);
-    await bus.bindOverride(fn, 'mlx5_vfio_pci');
-    devices.push(deviceOf(bus, fn));
-  }
+  const { bus, devices } = await virtualFunctions(host, pf, mlx5CoreDriver(), mlx5VfioPciDriver());
   const held = (): number => {
     const { hca } = bus.getDrvdata<Mlx5Core>(pf)!;
     const objects = models.flatMap((model) => {

@@ -1,11 +1,11 @@
-import { deviceOf, OpsRegistry, PciBus, type VfioDeviceProvider } from '@vfio/core';
+import type { VfioDeviceProvider } from '@vfio/core';
 import { EmulatedPciHost, NVME_IO as IO, NvmeController, NVME_REG as REG, SparseMemoryStore } from '@vfio/emulated';
 import { nvmeDriver, nvmeVfioPciDriver } from '@vfio/nvme-vfio-pci';
 import type { DeviceState, DeviceWorkload } from '@vfio/testing';
 import { VFIO_PCI_MSIX_IRQ_INDEX } from '@vfio/uapi';
 import { disableNvme, NVME_GUEST_DATA, NVME_GUEST_VECTOR, type NvmeCommand, NvmeGuest } from './nvme-guest.js';
 import { read32, write32 } from './registers.js';
-import { sharedMemory } from './subjects.js';
+import { sharedMemory, virtualFunctions } from './subjects.js';
 
 const PAGE = 4096;
 const BLOCK = 512;
@@ -24,18 +24,7 @@ export async function nvmeFunctions(): Promise<{
     address: '0000:01:00.0',
     model: (ctx) => new NvmeController(ctx, { virtualFunctions: 2, namespaces: [{ size: 0x100000, store }] }),
   });
-  const bus = new PciBus(host, { ops: new OpsRegistry() });
-  await bus.register(nvmeDriver());
-  await bus.register(nvmeVfioPciDriver());
-  await bus.bindOverride(pf, 'nvme');
-  await bus.sriovConfigure(pf, 2);
-  const devices: VfioDeviceProvider[] = [];
-  for (const address of ['0000:01:00.1', '0000:01:00.2']) {
-    const fn = host.find(address);
-    if (fn === undefined) throw new Error(`no ${address}`);
-    await bus.bindOverride(fn, 'nvme_vfio_pci');
-    devices.push(deviceOf(bus, fn));
-  }
+  const { bus, devices } = await virtualFunctions(host, pf, nvmeDriver(), nvmeVfioPciDriver());
   return { devices, close: () => bus.close() };
 }
 

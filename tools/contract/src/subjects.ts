@@ -15,7 +15,7 @@ import {
 } from '@vfio/core';
 import type { MemoryProvider } from '@vfio/emulated';
 import { mappingCount, memfdCreate, mmap } from '@vfio/native';
-import type { ContractSubject } from '@vfio/testing';
+import type { ContractSubject, DeviceWorkload } from '@vfio/testing';
 import { type ConnectOptions, VfioUserClient, VfioUserServer } from '@vfio/vfio-user';
 
 /** What this process holds of the system: open descriptors and mappings. */
@@ -41,6 +41,27 @@ export async function bound(host: PciHost, fn: PciFunction, driver: PciDriver): 
   return deviceOf(bus, fn);
 }
 
+/** Binds a driver to a physical function and another to two virtual ones of it. */
+export async function virtualFunctions(
+  host: PciHost,
+  pf: PciFunction,
+  pfDriver: PciDriver,
+  driver: PciDriver,
+): Promise<{ readonly bus: PciBus; readonly devices: readonly VfioDeviceProvider[] }> {
+  const bus = new PciBus(host, { ops: new OpsRegistry() });
+  await bus.register(pfDriver);
+  await bus.register(driver);
+  await bus.bindOverride(pf, pfDriver.name);
+  await bus.sriovConfigure(pf, 2);
+  const devices: VfioDeviceProvider[] = [];
+  for (const fn of host.functions()) {
+    if (fn.physfn !== pf) continue;
+    await bus.bindOverride(fn, driver.name);
+    devices.push(deviceOf(bus, fn));
+  }
+  return { bus, devices };
+}
+
 /** The device, called directly. */
 export async function local(device: VfioDeviceProvider): Promise<ContractSubject> {
   const opened = await device.open();
@@ -58,6 +79,10 @@ export async function overDevice(device: VfioDeviceProvider, driver: PciDriver):
   };
   return bound(host, fn, driver);
 }
+
+/** Memory that a client of a socket shares with its server. */
+export const dmaAlloc: DeviceWorkload['map'] = async (device, iova, size) =>
+  (await (device as VfioUserClient).dmaAlloc({ iova, size })).bytes;
 
 /** A device that is served in this thread, for clients one after the other. */
 export class Served {

@@ -2,13 +2,13 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { closeFd, eventfdCreate, eventfdRead } from '@vfio/native';
-import type { DeviceWorkload } from '@vfio/testing';
 import { VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD } from '@vfio/uapi';
 import { VfioUserClient, VfioUserServer } from '@vfio/vfio-user';
 import { expect, test } from 'vitest';
 import { mlx5Functions, mlx5Workload } from '../src/mlx5.js';
 import { nvmeFunctions, nvmeWorkload } from '../src/nvme.js';
-import { handles } from '../src/subjects.js';
+import { seeded } from '../src/seeded.js';
+import { dmaAlloc, handles } from '../src/subjects.js';
 
 const PAGE = 4096;
 const IOVA = 0x100000n;
@@ -16,21 +16,9 @@ const PAGES = 256;
 /** From server to server, each over a drive or an adapter of its own. */
 const HANDOVERS = 4;
 
-const map: DeviceWorkload['map'] = async (device, iova, size) =>
-  (await (device as VfioUserClient).dmaAlloc({ iova, size })).bytes;
-
-/** Numbers from 0 to below 1 that a failure can be repeated with. */
-function numbers(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
-}
-
 test.each([
-  ['a ConnectX virtual function', mlx5Functions, mlx5Workload(map)],
-  ['an NVMe virtual function', nvmeFunctions, nvmeWorkload(map)],
+  ['a ConnectX virtual function', mlx5Functions, mlx5Workload(dmaAlloc)],
+  ['an NVMe virtual function', nvmeFunctions, nvmeWorkload(dmaAlloc)],
 ] as const)(
   '%s works on while it changes its server: each byte and each interrupt comes',
   async (_name, make, workload) => {
@@ -50,7 +38,7 @@ test.each([
     await client.setIrqs({ index, flags, start: vector, count: 1, triggers: [trigger] });
 
     let [runs, isOver] = [0, false];
-    const random = numbers(7);
+    const random = seeded(7);
     const working = (async () => {
       while (!isOver) {
         bytes.fill(0);

@@ -1,20 +1,11 @@
 import { mlx5VfioPciDriver } from '@vfio/mlx5-vfio-pci';
-import { type ContractSubject, contractCases, type DeviceWorkload, describeVariantDriver } from '@vfio/testing';
+import { type ContractSubject, describeVariantDriver } from '@vfio/testing';
 import { vfioPciDriver } from '@vfio/vfio-pci';
-import type { VfioUserClient } from '@vfio/vfio-user';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import {
-  allowsEveryArc,
-  changesByte,
-  dropsByte,
-  losesInterrupt,
-  losesPage,
-  resetsNothing,
-  streams,
-} from '../src/faulty-client.js';
 import { withKernelStreams } from '../src/kernel-streams.js';
+import { LOST_PAGE, MIGRATION_FAULTS, runFaulty } from '../src/migration-faults.js';
 import { mlx5Functions, mlx5State, mlx5Workload } from '../src/mlx5.js';
-import { handles, local, overDevice, Served } from '../src/subjects.js';
+import { dmaAlloc, handles, local, overDevice, Served } from '../src/subjects.js';
 import { wholeDma } from '../src/whole-device.js';
 
 const runner = { describe, test, skip: (name: string) => test.skip(name, () => {}) };
@@ -78,11 +69,9 @@ describe('mlx5-vfio-pci on a virtual function', async () => {
     afterAll(async () => {
       for (const one of served) await one.stop();
     });
-    const map: DeviceWorkload['map'] = async (device, iova, size) =>
-      (await (device as VfioUserClient).dmaAlloc({ iova, size })).bytes;
     const open = (at: number) => (): Promise<ContractSubject> =>
       served[at]?.open() ?? Promise.reject(new Error('not served'));
-    const workload = mlx5Workload(map);
+    const workload = mlx5Workload(dmaAlloc);
     describeVariantDriver(runner, {
       name: 'each',
       driver: about,
@@ -96,42 +85,13 @@ describe('mlx5-vfio-pci on a virtual function', async () => {
     });
   });
 
-  const moved = 'what one device saves another loads, in pieces of any size, and has the same state then';
-  test.each([
-    [
-      'a dirty page that is lost',
-      losesPage,
-      'no page that the device writes under load is missed: the whole memory is compared with reports of each page size',
-    ],
-    ['a byte of the stream that is lost', streams(dropsByte), moved],
-    ['a byte of the stream that is changed', streams(changesByte), moved],
-    [
-      'an interrupt that is lost',
-      losesInterrupt,
-      'a device that was stopped, or loaded, works on: what it writes arrives, and its interrupts come',
-    ],
-    [
-      'a reset that does not lead to RUNNING',
-      resetsNothing,
-      'a reset in any state leads to RUNNING, and ends the stream with ENODEV',
-    ],
-    [
-      'an arc that there is not',
-      allowsEveryArc,
-      'a state that the device lacks, and a way that there is not, are refused with EINVAL; state and stream go on',
-    ],
-  ] as const)('the suite catches %s', async (_what, fault, rule) => {
-    const cases = contractCases({
-      name: 'faulty',
+  test.each([LOST_PAGE, ...MIGRATION_FAULTS])('the suite catches %s', async (_what, fault, rule) => {
+    const run = runFaulty(fault, rule, {
       workload: mlx5Workload(wholeDma.map),
       state,
-      async open() {
-        const { device, close } = await local(direct.devices[0]!);
-        return { device: fault(device), close };
-      },
+      open: () => local(direct.devices[0]!),
       peer: () => local(direct.devices[1]!),
     });
-    const found = cases.find(({ name }) => name === rule);
-    await expect(found?.run()).rejects.toBeInstanceOf(Error);
+    await expect(run).rejects.toBeInstanceOf(Error);
   });
 });

@@ -7,6 +7,7 @@ import { VfioUserClient, VfioUserServer } from '@vfio/vfio-user';
 import { afterEach, describe, expect, test } from 'vitest';
 import { mlx5Functions } from '../src/mlx5.js';
 import { type LoadSide, MovingLoad } from '../src/moving-load.js';
+import { seeded } from '../src/seeded.js';
 
 const IOVA = 0x40000000n;
 const SIZE = 1 << 20;
@@ -50,15 +51,6 @@ const MEMORY = {
     return clients.map(() => bytes);
   },
 };
-
-/** The same numbers for the same seed. */
-function seeded(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
-}
 
 describe.each(Object.entries(MEMORY))('a virtual function of mlx5 under load, with %s', (name, give) => {
   test.each([1, 2])('loses no byte, no completion and no interrupt on its way (%i)', async (seed) => {
