@@ -20,7 +20,7 @@ import {
 } from 'node:fs';
 import { release } from 'node:os';
 import { basename, dirname, join } from 'node:path';
-import { systemError, VfioError } from '@vfio/uapi';
+import { errnoError, isVfioError, systemError } from '@vfio/uapi';
 
 export interface LinuxSystemOptions {
   /** Where sysfs is mounted. Default `/sys`; a container may have the host's elsewhere. */
@@ -50,7 +50,7 @@ const page = Buffer.alloc(PAGE_SIZE);
 
 /**
  * The machine as this package sees it: files and programs, nothing else. Whatever is read may be missing, lie, or go away
- * between two calls; a missing file is `undefined`, everything else that goes wrong is a {@link VfioError} with the
+ * between two calls; a missing file is `undefined`, everything else that goes wrong is a `VfioError` with the
  * system's errno.
  */
 export class LinuxSystem {
@@ -78,31 +78,15 @@ export class LinuxSystem {
 
   /** An attribute of sysfs, without its last newline; undefined where there is none or its device has gone. @throws EACCES, EIO, ... */
   attribute(path: string): string | undefined {
-    let fd: number;
-    try {
-      fd = openSync(path, constants.O_RDONLY);
-    } catch (error) {
-      return missing(`read ${path}`, 'open', error);
-    }
-    try {
+    return readFrom(path, (fd) => {
       const length = readSync(fd, page, 0, PAGE_SIZE, 0);
       return page.toString('utf8', 0, length > 0 && page[length - 1] === 10 ? length - 1 : length);
-    } catch (error) {
-      return missing(`read ${path}`, 'read', error);
-    } finally {
-      closeSync(fd);
-    }
+    });
   }
 
-  /** A whole file; undefined where there is none. @throws EACCES, EFBIG above 32 MiB, ... */
+  /** A whole file; undefined where there is none. @throws EACCES, E2BIG above 32 MiB, ... */
   bytes(path: string): Buffer | undefined {
-    let fd: number;
-    try {
-      fd = openSync(path, constants.O_RDONLY);
-    } catch (error) {
-      return missing(`read ${path}`, 'open', error);
-    }
-    try {
+    return readFrom(path, (fd) => {
       // Files of /proc have no size: read until the end.
       const chunks: Buffer[] = [];
       let total = 0;
@@ -112,20 +96,13 @@ export class LinuxSystem {
         if (length === 0) break;
         total += length;
         if (total > MAX_FILE_SIZE) {
-          throw new VfioError('ERR_VFIO_LIMIT', `${path} is larger than ${MAX_FILE_SIZE} bytes`, {
-            errno: 'E2BIG',
-            op: 'read',
-          });
+          throw errnoError('E2BIG', `${path} is larger than ${MAX_FILE_SIZE} bytes`, { op: 'read' });
         }
         chunks.push(chunk.subarray(0, length));
         chunk = Buffer.allocUnsafe(65536);
       }
       return Buffer.concat(chunks, total);
-    } catch (error) {
-      return missing(`read ${path}`, 'read', error);
-    } finally {
-      closeSync(fd);
-    }
+    });
   }
 
   /** A whole file as text; undefined where there is none. @throws as {@link bytes}. */
@@ -242,9 +219,26 @@ export class LinuxSystem {
   }
 }
 
+/** Reads from a file that is open as long as that takes; undefined where it is not there. */
+function readFrom<T>(path: string, read: (fd: number) => T): T | undefined {
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDONLY);
+  } catch (error) {
+    return missing(`read ${path}`, 'open', error);
+  }
+  try {
+    return read(fd);
+  } catch (error) {
+    return missing(`read ${path}`, 'read', error);
+  } finally {
+    closeSync(fd);
+  }
+}
+
 /** What is not there (any more) is no failure; everything else is thrown. */
 function missing(what: string, op: string, error: unknown): undefined {
   const code = error instanceof Error && 'code' in error ? error.code : undefined;
   if (code === 'ENOENT' || code === 'ENODEV' || code === 'ENOTDIR' || code === 'ENXIO') return undefined;
-  throw error instanceof VfioError ? error : systemError(what, op, error);
+  throw isVfioError(error) ? error : systemError(what, op, error);
 }
