@@ -3,13 +3,10 @@ import { type Binding, bindingOf, deviceNodes, isVfioBound, shellLine, userId, w
 import type { LinuxPciFunction } from './function.js';
 import type { LinuxPciHost } from './host.js';
 import { usersOf, whatStandsOn } from './in-use.js';
-import type { KernelDriver, KernelModules } from './kernel-modules.js';
+import type { DriverChoice, KernelDriver, KernelModules } from './kernel-modules.js';
 import { persistentFiles } from './persist.js';
 import { SavedBindings } from './saved-bindings.js';
 import { confirmBound, failure, type Step, Transaction } from './transaction.js';
-
-/** Where a driver is found: in a module that may have to be loaded, or among those that are registered. */
-type DriverChoice = ReturnType<KernelModules['named']>;
 
 /** Drivers beside VFIO's that leave a group's DMA alone (the kernel's `driver_managed_dma`). */
 const HARMLESS_DRIVERS: readonly string[] = ['pci-stub', 'pcieport', 'shpchp'];

@@ -17,7 +17,7 @@ export { type CheckStatus, canPassThrough, type DoctorCheck, type DoctorOptions,
 export { LinuxPciFunction } from './function.js';
 export { type HostProblem, LinuxPciHost } from './host.js';
 export { type NodeUser, usersOf, whatStandsOn } from './in-use.js';
-export { GENERIC_DRIVER, type KernelDriver, KernelModules } from './kernel-modules.js';
+export { type DriverChoice, GENERIC_DRIVER, type KernelDriver, KernelModules } from './kernel-modules.js';
 export { type SavedBinding, SavedBindings } from './saved-bindings.js';
 export { LinuxSystem, type LinuxSystemOptions, type ProgramResult } from './system.js';
 export type { Step } from './transaction.js';

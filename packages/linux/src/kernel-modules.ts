@@ -23,6 +23,9 @@ export interface KernelDriver {
   readonly module: string | undefined;
 }
 
+/** Where a driver is found: in a module that may have to be loaded, or among those that are registered. */
+export type DriverChoice = { readonly module: string } | { readonly driver: string };
+
 /**
  * The kernel's own VFIO drivers: which there are, which of them is a function's best, and what a module's driver is called.
  */
@@ -154,7 +157,7 @@ export class KernelModules {
    * Where the aliases name none, as those of kernels before 7 do for what is built in, the generic driver stands in.
    * @throws ENODEV where this kernel has no VFIO driver that could be found.
    */
-  bestModule(id: PciIdentity): { readonly module: string } | { readonly driver: string } {
+  bestModule(id: PciIdentity): DriverChoice {
     const best = this.best(id);
     if (best !== undefined) return { module: best.driver };
     if (this.isLoaded(GENERIC_MODULE)) return { module: GENERIC_MODULE };
@@ -181,7 +184,7 @@ export class KernelModules {
    * Loads nothing.
    * @throws EINVAL for what cannot be a name.
    */
-  named(name: string): { readonly module: string } | { readonly driver: string } {
+  named(name: string): DriverChoice {
     if (!NAME.test(name)) {
       throw new VfioError('ERR_VFIO_INVALID_ARGUMENT', `${JSON.stringify(name)} cannot be the name of a driver`, {
         errno: 'EINVAL',
@@ -192,7 +195,7 @@ export class KernelModules {
   }
 
   /** The driver that was chosen, its module loaded. @throws as {@link driverOf}. */
-  obtain(choice: { readonly module: string } | { readonly driver: string }): KernelDriver {
+  obtain(choice: DriverChoice): KernelDriver {
     if ('module' in choice) return this.driverOf(choice.module);
     const module = this.#system.linkName(this.#system.sys('bus/pci/drivers', choice.driver, 'module'));
     return { name: choice.driver, module };
