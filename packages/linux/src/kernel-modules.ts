@@ -13,8 +13,8 @@ import type { LinuxSystem } from './system.js';
 export const GENERIC_DRIVER = 'vfio-pci';
 const GENERIC_MODULE = 'vfio_pci';
 
-/** Modules and drivers are looked for by these words, which also end up in paths. */
-const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$/;
+/** Modules and drivers are looked for by these words, which also end up in paths that are written to. */
+export const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$/;
 
 /** A kernel driver that is there: its name is what driver_override takes. */
 export interface KernelDriver {

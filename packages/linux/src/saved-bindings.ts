@@ -1,6 +1,7 @@
 import { formatModalias } from '@vfio/core';
 import type { Binding } from './binding.js';
 import type { LinuxPciFunction } from './function.js';
+import { NAME } from './kernel-modules.js';
 import type { LinuxSystem } from './system.js';
 
 /** What a function was before `vfio bind` changed it. */
@@ -70,15 +71,13 @@ export class SavedBindings {
   }
 }
 
-const WORD = /^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$/;
-
 /** Names of a file end up in paths that are written to: only such are taken as can be names. */
 function parseSaved(value: unknown, address: string): SavedBinding | undefined {
   if (!isObject(value) || value['version'] !== VERSION || value['address'] !== address) return undefined;
   const { modalias, from, to } = value;
-  if (typeof modalias !== 'string' || typeof to !== 'string' || !WORD.test(to) || !isObject(from)) return undefined;
+  if (typeof modalias !== 'string' || typeof to !== 'string' || !NAME.test(to) || !isObject(from)) return undefined;
   const names = [from['driver'], from['override'], from['module']];
-  if (!names.every((name) => name === null || (typeof name === 'string' && WORD.test(name)))) return undefined;
+  if (!names.every((name) => name === null || (typeof name === 'string' && NAME.test(name)))) return undefined;
   const [driver, override, module] = names.map((name) => (typeof name === 'string' ? name : undefined));
   return { address, modalias, from: { driver, override, module }, to };
 }
