@@ -6,7 +6,7 @@ import {
   parseBuiltinModinfo,
   parseModulesAlias,
 } from '@vfio/core';
-import { VfioError } from '@vfio/uapi';
+import { errnoError, VfioError } from '@vfio/uapi';
 import type { LinuxSystem } from './system.js';
 
 /** The driver that takes every function, and the module that it is in. */
@@ -186,10 +186,7 @@ export class KernelModules {
    */
   named(name: string): DriverChoice {
     if (!NAME.test(name)) {
-      throw new VfioError('ERR_VFIO_INVALID_ARGUMENT', `${JSON.stringify(name)} cannot be the name of a driver`, {
-        errno: 'EINVAL',
-        op: 'driver',
-      });
+      throw errnoError('EINVAL', `${JSON.stringify(name)} cannot be the name of a driver`, { op: 'driver' });
     }
     return this.isRegistered(name) ? { driver: name } : { module: name.replaceAll('-', '_') };
   }

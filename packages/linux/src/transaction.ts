@@ -1,4 +1,4 @@
-import { isVfioError, messageOf, VfioError } from '@vfio/uapi';
+import { errnoError, isVfioError, messageOf, VfioError } from '@vfio/uapi';
 import { type Binding, bindingOf, bindWrite, type SysfsWrite, shellLine, writesToRestore } from './binding.js';
 import type { LinuxPciFunction } from './function.js';
 import type { LinuxSystem } from './system.js';
@@ -135,13 +135,10 @@ function advice(error: VfioError | undefined): { readonly try?: string } {
 /** Checks that a driver has a function after a probe that is silent about failures. @throws what the driver's probe gives */
 export function confirmBound(transaction: Transaction, fn: LinuxPciFunction, driver: string): void {
   if (fn.driver === driver) return;
-  if (!fn.isPresent) {
-    throw new VfioError('ERR_VFIO_NO_DEVICE', 'it has gone', { errno: 'ENODEV', op: 'bind', device: fn.address });
-  }
+  const about = { op: 'bind', device: fn.address };
+  if (!fn.isPresent) throw errnoError('ENODEV', 'it has gone', about);
   const other = fn.driver;
-  if (other !== undefined) {
-    throw new VfioError('ERR_VFIO_BUSY', `${other} took it first`, { errno: 'EBUSY', op: 'bind', device: fn.address });
-  }
+  if (other !== undefined) throw errnoError('EBUSY', `${other} took it first`, about);
   // Unlike drivers_probe, this says what is wrong.
   let errno: string | undefined;
   try {
@@ -150,10 +147,8 @@ export function confirmBound(transaction: Transaction, fn: LinuxPciFunction, dri
     errno = isVfioError(error) ? error.errno : undefined;
   }
   if (fn.driver === driver) return;
-  throw new VfioError('ERR_VFIO_IO', `${driver} refuses it (${errno ?? 'it does not say why'})`, {
-    errno: 'EIO',
-    op: 'bind',
-    device: fn.address,
+  throw errnoError('EIO', `${driver} refuses it (${errno ?? 'it does not say why'})`, {
+    ...about,
     details: {
       driver,
       refused: errno ?? null,
