@@ -13,7 +13,7 @@ import type { LinuxPciFunction } from './function.js';
 import type { LinuxPciHost } from './host.js';
 import type { KernelModules } from './kernel-modules.js';
 import { persistedPaths } from './persist.js';
-import { SavedBindings } from './saved-bindings.js';
+import { type SavedBinding, SavedBindings } from './saved-bindings.js';
 import { failure, type Step, Transaction } from './transaction.js';
 
 export interface UnbindOptions {
@@ -55,7 +55,7 @@ export function planUnbind(
       for (const fn of group) if (saved.readFor(fn) !== undefined) functions.add(fn);
     }
   }
-  return { functions: [...functions].map((fn) => planRelease(saved, fn, options)), stale: [] };
+  return { functions: [...functions].map((fn) => planRelease(fn, saved.readFor(fn), options)), stale: [] };
 }
 
 /** Everything that was ever bound by us and not given back. */
@@ -65,24 +65,22 @@ export function planRestore(host: LinuxPciHost, options: UnbindOptions = {}): Un
   const stale: string[] = [];
   for (const address of saved.addresses()) {
     const fn = host.find(address);
-    if (fn === undefined || saved.readFor(fn) === undefined) stale.push(address);
-    else functions.push(planRelease(saved, fn, options));
+    const kept = fn && saved.readFor(fn);
+    if (fn === undefined || kept === undefined) stale.push(address);
+    else functions.push(planRelease(fn, kept, options));
   }
   return { functions, stale };
 }
 
-function planRelease(saved: SavedBindings, fn: LinuxPciFunction, options: UnbindOptions): PlannedRelease {
+function planRelease(fn: LinuxPciFunction, saved: SavedBinding | undefined, options: UnbindOptions): PlannedRelease {
   const before = bindingOf(fn);
-  const from = saved.readFor(fn)?.from;
+  const wanted = saved?.from;
   const { system } = fn.host;
-  if (from === undefined && !isVfioBound(fn)) {
-    return { fn, before, wanted: undefined, module: undefined, changes: false };
-  }
-  const wanted = from === undefined ? undefined : { driver: from.driver, override: from.override };
+  if (wanted === undefined && !isVfioBound(fn)) return { fn, before, wanted, module: undefined, changes: false };
   const changes = wanted === undefined || wanted.driver !== before.driver || wanted.override !== before.override;
   if (changes && options.force !== true) checkUnused(fn, '`--force` asks for it back and waits');
-  const registered = from?.driver === undefined || system.exists(system.sys('bus/pci/drivers', from.driver));
-  return { fn, before, wanted, module: registered ? undefined : from.module, changes };
+  const registered = wanted?.driver === undefined || system.exists(system.sys('bus/pci/drivers', wanted.driver));
+  return { fn, before, wanted, module: registered ? undefined : wanted.module, changes };
 }
 
 const writesOf = ({ fn, wanted }: PlannedRelease): SysfsWrite[] =>
