@@ -17,7 +17,7 @@ export type Step =
 export class Transaction {
   readonly #system: LinuxSystem;
   readonly #tell: (step: Step) => void;
-  readonly #functions = new Map<LinuxPciFunction, Binding>();
+  readonly #functions = new Set<LinuxPciFunction>();
   readonly #undo: (() => void)[] = [];
 
   constructor(system: LinuxSystem, tell: (step: Step) => void) {
@@ -30,7 +30,7 @@ export class Transaction {
     if (writes.length === 0) return;
     if (!this.#functions.has(fn)) {
       const before = bindingOf(fn);
-      this.#functions.set(fn, before);
+      this.#functions.add(fn);
       this.#undo.push(() => this.#restore(fn, before));
     }
     for (const write of writes) this.#write(write);
