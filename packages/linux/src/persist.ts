@@ -12,11 +12,11 @@ const rulePath = (system: LinuxSystem, address: string): string =>
   system.file(`/etc/udev/rules.d/70-vfio-${address}.rules`);
 const driverctlPath = (system: LinuxSystem, address: string): string => system.file(`/etc/driverctl.d/pci-${address}`);
 
-/** The files that would bind a function again: our rule, and the state of driverctl where that names the same driver. */
+/** The files that would bind a function again: our rule, if there is one, and the state of driverctl that names the same driver. */
 export function persistedPaths(system: LinuxSystem, address: string, driver: string | undefined): string[] {
   const driverctl = driverctlPath(system, address);
   const isSame = driver !== undefined && system.text(driverctl)?.trim() === driver;
-  return [rulePath(system, address), ...(isSame ? [driverctl] : [])].filter((path) => system.exists(path));
+  return [rulePath(system, address), ...(isSame ? [driverctl] : [])];
 }
 
 /**

@@ -114,6 +114,11 @@ export function unbind(
   const saved = new SavedBindings(system);
   const transaction = new Transaction(system, tell);
   let device: string | undefined;
+  const forget = (address: string, driver: string | undefined): void => {
+    device = address;
+    for (const path of persistedPaths(system, address, driver)) transaction.remove(path);
+    transaction.remove(saved.path(address));
+  };
   try {
     for (const planned of plan.functions) {
       const { fn, wanted } = planned;
@@ -123,16 +128,8 @@ export function unbind(
         throw errnoError('EIO', `${wanted.driver} did not take it back`, { op: 'unbind', device });
       }
     }
-    for (const { fn, before } of plan.functions) {
-      device = fn.address;
-      for (const path of persistedPaths(system, fn.address, before.driver)) transaction.remove(path);
-      transaction.remove(saved.path(fn.address));
-    }
-    for (const address of plan.stale) {
-      device = address;
-      for (const path of persistedPaths(system, address, undefined)) transaction.remove(path);
-      transaction.remove(saved.path(address));
-    }
+    for (const { fn, before } of plan.functions) forget(fn.address, before.driver);
+    for (const address of plan.stale) forget(address, undefined);
   } catch (error) {
     throw failure('could not be given back', 'unbind', device, error, transaction.rollBack());
   }
