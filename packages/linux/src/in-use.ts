@@ -42,6 +42,7 @@ function disksInUse(system: LinuxSystem, below: string): string[] {
     const own = realPath(subsystem);
     if (own !== undefined) for (const disk of classBelow(system, 'block', `${own}/`).keys()) disks.add(disk);
   }
+  if (disks.size === 0) return [];
   const used = usedBlockDevices(system);
   const found: string[] = [];
   for (const disk of disks) {
@@ -106,11 +107,10 @@ function blockUse(
   const folder = system.sys('class/block', name);
   const use = used.get(system.attribute(`${folder}/dev`) ?? '') ?? used.get(name);
   if (use !== undefined) return `${name} ${use}`;
-  for (const holder of system.list(`${folder}/holders`)) {
-    const above = blockUse(system, holder, used, seen);
-    return [`${name} is part of ${holder}`, ...(above === undefined ? [] : [above])].join(', ');
-  }
-  return undefined;
+  const [holder] = system.list(`${folder}/holders`);
+  if (holder === undefined) return undefined;
+  const above = blockUse(system, holder, used, seen);
+  return above === undefined ? `${name} is part of ${holder}` : `${name} is part of ${holder}, ${above}`;
 }
 
 function defaultRoutes(system: LinuxSystem, below: string): string[] {
