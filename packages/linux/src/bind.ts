@@ -127,17 +127,20 @@ function companionsOf(
   asked: readonly LinuxPciFunction[],
   options: BindOptions,
 ): LinuxPciFunction[] {
-  const companions = new Map<string, LinuxPciFunction>();
+  const companions = new Set<LinuxPciFunction>();
   for (const fn of asked) {
     const { iommuGroup } = fn;
     if (iommuGroup === undefined) continue;
     const others = host.group(iommuGroup).filter((one) => one.headerType === 0 && !asked.includes(one));
-    if (options.group === true) for (const other of others) companions.set(other.address, other);
+    if (options.group === true) {
+      for (const other of others) companions.add(other);
+      continue;
+    }
     const inTheWay = others.filter((other) => {
       const { driver } = other;
       return driver !== undefined && !HARMLESS_DRIVERS.includes(driver) && !isVfioBound(other);
     });
-    if (options.group === true || inTheWay.length === 0) continue;
+    if (inTheWay.length === 0) continue;
     const names = inTheWay.map((other) => `${other.address} (${other.driver})`);
     throw errnoError(
       'EBUSY',
@@ -149,7 +152,7 @@ function companionsOf(
       },
     );
   }
-  return [...companions.values()];
+  return [...companions];
 }
 
 function ownerId(host: LinuxPciHost, name: string): number {
