@@ -3,7 +3,7 @@ import { type Binding, bindingOf, deviceNodes, isVfioBound, shellLine, userId, w
 import type { LinuxPciFunction } from './function.js';
 import type { LinuxPciHost } from './host.js';
 import { usersOf, whatStandsOn } from './in-use.js';
-import type { DriverChoice, KernelDriver, KernelModules } from './kernel-modules.js';
+import { type DriverChoice, isSwitchedOn, type KernelDriver, type KernelModules } from './kernel-modules.js';
 import { persistentFiles } from './persist.js';
 import { SavedBindings } from './saved-bindings.js';
 import { confirmBound, failure, type Step, Transaction } from './transaction.js';
@@ -80,12 +80,10 @@ function refuse(
 }
 
 function checkCanBind(fn: LinuxPciFunction): void {
-  const { system } = fn.host;
   if (fn.headerType !== 0) {
     throw refuse(fn, 'EINVAL', 'it is a bridge, and VFIO takes none', 'name the functions behind it');
   }
-  const noIommu = system.attribute(system.sys('module/vfio/parameters/enable_unsafe_noiommu_mode')) === 'Y';
-  if (fn.iommuGroup === undefined && !noIommu) {
+  if (fn.iommuGroup === undefined && !isSwitchedOn(fn.host.system, 'vfio', 'enable_unsafe_noiommu_mode')) {
     throw refuse(
       fn,
       'ENODEV',

@@ -1,7 +1,7 @@
 import type { LinuxPciFunction } from './function.js';
 import type { LinuxPciHost } from './host.js';
 import { readKernelConfig } from './kernel-config.js';
-import { GENERIC_DRIVER, KernelModules } from './kernel-modules.js';
+import { GENERIC_DRIVER, isSwitchedOn, KernelModules } from './kernel-modules.js';
 import type { LinuxSystem } from './system.js';
 
 /** `fail`: passthrough cannot work so; `warn`: some of it may not; `unknown`: it could not be found out. */
@@ -100,7 +100,7 @@ function iommu(host: LinuxPciHost): DoctorCheck[] {
   const units = system.list(system.sys('class/iommu'));
   const groups = system.list(system.sys('kernel/iommu_groups'));
   if (groups.length === 0) {
-    const isNoIommu = system.attribute(system.sys('module/vfio/parameters/enable_unsafe_noiommu_mode')) === 'Y';
+    const isNoIommu = isSwitchedOn(system, 'vfio', 'enable_unsafe_noiommu_mode');
     const found =
       units.length === 0
         ? 'the kernel drives no IOMMU'
@@ -159,7 +159,7 @@ function interruptRemapping(system: LinuxSystem, arch: string): DoctorCheck {
   const interrupts = system.text(system.file('/proc/interrupts'));
   if (interrupts === undefined) return { name, status: 'unknown', found: 'there is no /proc/interrupts' };
   if (/\bIR-/.test(interrupts)) return { name, status: 'ok', found: 'interrupts are remapped' };
-  if (system.attribute(system.sys('module/vfio_iommu_type1/parameters/allow_unsafe_interrupts')) === 'Y') {
+  if (isSwitchedOn(system, 'vfio_iommu_type1', 'allow_unsafe_interrupts')) {
     const found = 'interrupts are not remapped, and VFIO was told to do without (allow_unsafe_interrupts)';
     return {
       name,

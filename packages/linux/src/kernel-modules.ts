@@ -199,6 +199,10 @@ export class KernelModules {
   }
 }
 
+/** Whether a parameter of a module, one that is on or off, is on. */
+export const isSwitchedOn = (system: LinuxSystem, module: string, parameter: string): boolean =>
+  system.attribute(system.sys('module', module, 'parameters', parameter)) === 'Y';
+
 /** Where the modules of the running kernel may lie; `LINUX_MODULE_DIRECTORY` is what Guix and Nix set. */
 function moduleDirectories(system: LinuxSystem): string[] {
   const { release } = system;
