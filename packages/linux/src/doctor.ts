@@ -179,36 +179,21 @@ function interruptRemapping(system: LinuxSystem, arch: string): DoctorCheck {
 }
 
 function vfioModules(system: LinuxSystem, modules: KernelModules): DoctorCheck[] {
-  const checks: DoctorCheck[] = [];
   const available = availableModules(system, modules);
-  const state = (module: string): 'in' | 'file' | 'none' =>
-    modules.isLoaded(module) ? 'in' : available.has(module) ? 'file' : 'none';
-  const drivers = ['vfio_pci', 'vfio_iommu_type1'] as const;
-  for (const module of drivers) {
+  return ['vfio_pci', 'vfio_iommu_type1'].map((module): DoctorCheck => {
     const name = `module-${module}`;
-    // iommufd takes the place of the type1 driver.
-    const instead = module === 'vfio_iommu_type1' && state('iommufd') !== 'none';
-    switch (state(module)) {
-      case 'in':
-        checks.push({ name, status: 'ok', found: `${module} is in the kernel` });
-        break;
-      case 'file':
-        checks.push({ name, status: 'ok', found: `${module} can be loaded` });
-        break;
-      case 'none':
-        if (instead) checks.push({ name, status: 'ok', found: `${module} is not there, iommufd is` });
-        else {
-          checks.push({
-            name,
-            status: 'fail',
-            found: `kernel ${system.release} has no module ${module}`,
-            advice:
-              'install the package with the rest of the kernel’s modules (Debian: linux-image, Fedora: kernel-modules), or another kernel',
-          });
-        }
-    }
-  }
-  return checks;
+    if (modules.isLoaded(module)) return { name, status: 'ok', found: `${module} is in the kernel` };
+    if (available.has(module)) return { name, status: 'ok', found: `${module} can be loaded` };
+    if (module === 'vfio_iommu_type1' && (modules.isLoaded('iommufd') || available.has('iommufd')))
+      return { name, status: 'ok', found: `${module} is not there, iommufd is` };
+    return {
+      name,
+      status: 'fail',
+      found: `kernel ${system.release} has no module ${module}`,
+      advice:
+        'install the package with the rest of the kernel’s modules (Debian: linux-image, Fedora: kernel-modules), or another kernel',
+    };
+  });
 }
 
 /** Names of all modules of the running kernel, loaded or not, built in or not. */
@@ -227,7 +212,8 @@ function availableModules(system: LinuxSystem, modules: KernelModules): Set<stri
 
 function deviceNodeAccess(system: LinuxSystem, uid: number): DoctorCheck[] {
   const nodes = [
-    ...['/dev/vfio/vfio', '/dev/iommu'],
+    '/dev/vfio/vfio',
+    '/dev/iommu',
     ...system
       .list(system.file('/dev/vfio'))
       .filter((name) => /^(noiommu-)?\d+$/.test(name))
