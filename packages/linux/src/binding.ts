@@ -1,4 +1,5 @@
 import type { LinuxPciFunction } from './function.js';
+import { GENERIC_DRIVER } from './kernel-modules.js';
 import type { LinuxSystem } from './system.js';
 
 /** Who has a function, and who alone may have it. */
@@ -81,7 +82,7 @@ export function isVfioBound(fn: LinuxPciFunction): boolean {
   // Kernels before 6.1 have no vfio-dev folder; modules of VFIO drivers hold their library.
   return (
     system.exists(`${fn.path}/vfio-dev`) ||
-    driver === 'vfio-pci' ||
+    driver === GENERIC_DRIVER ||
     (driverModule !== undefined && system.exists(system.sys('module/vfio_pci_core/holders', driverModule)))
   );
 }

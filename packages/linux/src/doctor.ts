@@ -1,7 +1,7 @@
 import type { LinuxPciFunction } from './function.js';
 import type { LinuxPciHost } from './host.js';
 import { readKernelConfig } from './kernel-config.js';
-import { GENERIC_DRIVER, isSwitchedOn, KernelModules } from './kernel-modules.js';
+import { GENERIC_DRIVER, GENERIC_MODULE, isSwitchedOn, KernelModules } from './kernel-modules.js';
 import type { LinuxSystem } from './system.js';
 
 /** `fail`: passthrough cannot work so; `warn`: some of it may not; `unknown`: it could not be found out. */
@@ -290,7 +290,7 @@ function variants(host: LinuxPciHost, modules: KernelModules, options: DoctorOpt
     const ours = installed(fn);
     if (ours === undefined || ours.driver === GENERIC_DRIVER) continue;
     const kernels = modules.best(fn)?.driver;
-    if (kernels !== undefined && kernels !== 'vfio_pci') continue;
+    if (kernels !== undefined && kernels !== GENERIC_MODULE) continue;
     const by = `${ours.package ?? ours.driver} stands in`;
     missing.set(by, [...(missing.get(by) ?? []), fn.address]);
   }

@@ -11,7 +11,7 @@ import type { LinuxSystem } from './system.js';
 
 /** The driver that takes every function, and the module that it is in. */
 export const GENERIC_DRIVER = 'vfio-pci';
-const GENERIC_MODULE = 'vfio_pci';
+export const GENERIC_MODULE = 'vfio_pci';
 
 /** Modules and drivers are looked for by these words, which also end up in paths that are written to. */
 export const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$/;
